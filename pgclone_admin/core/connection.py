@@ -1,0 +1,200 @@
+"""How one PostgreSQL database is reached, by this process and by its children."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+from psycopg2 import sql
+
+from .errors import ConfigurationError, PermissionMissing, ServerUnavailable
+
+Connection = psycopg2.extensions.connection
+
+# https://www.postgresql.org/docs/current/libpq-envars.html: every option of a connection that a
+# child can be given by its environment. What has no variable cannot be forwarded.
+ENVIRONMENT_VARIABLES = {
+    "application_name": "PGAPPNAME",
+    "channel_binding": "PGCHANNELBINDING",
+    "client_encoding": "PGCLIENTENCODING",
+    "connect_timeout": "PGCONNECT_TIMEOUT",
+    "gssencmode": "PGGSSENCMODE",
+    "gsslib": "PGGSSLIB",
+    "hostaddr": "PGHOSTADDR",
+    "krbsrvname": "PGKRBSRVNAME",
+    "load_balance_hosts": "PGLOADBALANCEHOSTS",
+    "max_protocol_version": "PGMAXPROTOCOLVERSION",
+    "min_protocol_version": "PGMINPROTOCOLVERSION",
+    "options": "PGOPTIONS",
+    "passfile": "PGPASSFILE",
+    "require_auth": "PGREQUIREAUTH",
+    "requirepeer": "PGREQUIREPEER",
+    "service": "PGSERVICE",
+    "servicefile": "PGSERVICEFILE",
+    "ssl_max_protocol_version": "PGSSLMAXPROTOCOLVERSION",
+    "ssl_min_protocol_version": "PGSSLMINPROTOCOLVERSION",
+    "sslcert": "PGSSLCERT",
+    "sslcertmode": "PGSSLCERTMODE",
+    "sslcompression": "PGSSLCOMPRESSION",
+    "sslcrl": "PGSSLCRL",
+    "sslcrldir": "PGSSLCRLDIR",
+    "sslkey": "PGSSLKEY",
+    "sslmode": "PGSSLMODE",
+    "sslnegotiation": "PGSSLNEGOTIATION",
+    "sslrootcert": "PGSSLROOTCERT",
+    "sslsni": "PGSSLSNI",
+    "target_session_attrs": "PGTARGETSESSIONATTRS",
+}
+
+KEEPALIVES = {
+    "keepalives": 1,
+    "keepalives_idle": 30,  # seconds
+    "keepalives_interval": 10,  # seconds
+    "keepalives_count": 3,
+}
+
+
+@dataclass(frozen=True)
+class ConnectionParams:
+    """One database of one server and the role that connects to it.
+
+    ``options`` are libpq's own keywords (``sslmode``, ``sslrootcert``, ...). ``role`` is taken with
+    SET ROLE after connecting. The password appears in no ``repr``.
+    """
+
+    dbname: str
+    host: str = ""
+    port: str = ""
+    user: str = ""
+    password: str | None = field(default=None, repr=False)
+    options: Mapping[str, str] = field(default_factory=dict)
+    role: str | None = None
+
+    def __post_init__(self) -> None:
+        if "\0" in "".join([self.dbname, self.host, self.port, self.user, self.password or ""]):
+            raise ConfigurationError("a connection setting holds a NUL character")
+        if self.password is not None and ("\n" in self.password or "\r" in self.password):
+            raise ConfigurationError("a password with a line break cannot be put into a passfile")
+        if unknown := set(self.options) - set(ENVIRONMENT_VARIABLES) - set(KEEPALIVES):
+            raise ConfigurationError(
+                f"connection options that cannot be handed to pg_dump: {', '.join(sorted(unknown))}"
+            )
+
+    def with_dbname(self, dbname: str) -> ConnectionParams:
+        return replace(self, dbname=dbname)
+
+    def with_role(self, role: str | None) -> ConnectionParams:
+        return replace(self, role=role)
+
+    @property
+    def where(self) -> str:
+        """The server, for people."""
+        if not self.host or self.host.startswith(("/", "@")):
+            return f"the unix socket {self.host or 'directory of libpq'}"
+        return f"{self.host}:{self.port or '5432'}"
+
+    def connect(self, *, autocommit: bool = True) -> Connection:
+        """A new connection; :class:`ServerUnavailable` when there is none to be had."""
+        keywords: dict[str, Any] = {
+            # Named even when empty: a PGHOSTADDR of the environment would win over the host.
+            "hostaddr": "",
+            **KEEPALIVES,
+            **self.options,
+            "dbname": self.dbname,
+            "host": self.host,
+            "port": self.port,
+            "user": self.user,
+        }
+        if self.password is not None:
+            keywords["password"] = self.password
+        try:
+            connection: Connection = psycopg2.connect(
+                **{k: v for k, v in keywords.items() if v is not None}
+            )
+        except psycopg2.OperationalError as error:
+            raise _refused(self, error) from error
+        connection.autocommit = autocommit
+        if self.role is not None:
+            self._set_role(connection, self.role)
+        return connection
+
+    def _set_role(self, connection: Connection, role: str) -> None:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+        except psycopg2.Error as error:
+            connection.close()
+            raise PermissionMissing(
+                f'the role "{self.user}" cannot become the role "{role}"',
+                hint=f'As a superuser: GRANT "{role}" TO "{self.user}".',
+            ) from error
+
+    @contextmanager
+    def session(self, *, autocommit: bool = True) -> Iterator[Connection]:
+        """A connection that is closed at the end of the block."""
+        connection = self.connect(autocommit=autocommit)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def resolved(self, connection: Connection) -> ConnectionParams:
+        """These parameters with the host, port and user that ``connection`` really uses.
+
+        Children are started from an empty environment. Where the settings leave a value to libpq,
+        a child could otherwise reach another server than this process does.
+        """
+        used = connection.get_dsn_parameters()
+        return replace(
+            self,
+            host=self.host or used.get("host", ""),
+            port=self.port or used.get("port", ""),
+            user=self.user or used.get("user", ""),
+            password=self.password if self.password is not None else connection.info.password,
+        )
+
+    @contextmanager
+    def child_environment(self) -> Iterator[dict[str, str]]:
+        """The ``PG*`` environment of a child, built from nothing.
+
+        Names travel in the environment because libpq takes them literally there: as arguments a
+        name with ``=`` becomes a connection string. The password lies in a file with mode 0600
+        which is removed at the end of the block; a killed process leaves it behind in the
+        directory for temporary files, readable by its user alone.
+        """
+        values = {"PGHOST": self.host, "PGPORT": self.port, "PGUSER": self.user}
+        for option, value in self.options.items():
+            if option in ENVIRONMENT_VARIABLES:
+                values[ENVIRONMENT_VARIABLES[option]] = str(value)
+        environment = {variable: value for variable, value in values.items() if value}
+        environment["PGDATABASE"] = self.dbname
+        if not self.password:
+            yield environment
+            return
+        with tempfile.NamedTemporaryFile("w", prefix="pgclone-", suffix=".pgpass") as passfile:
+            escaped = self.password.replace("\\", "\\\\").replace(":", "\\:")
+            passfile.write(f"*:*:*:*:{escaped}\n")
+            passfile.flush()
+            Path(passfile.name).chmod(0o600)
+            yield {**environment, "PGPASSFILE": passfile.name}
+
+
+def one_row(cursor: Any) -> tuple[Any, ...]:
+    """The row of a query that always gives one."""
+    row = cursor.fetchone()
+    assert row is not None
+    return tuple(row)
+
+
+def _refused(params: ConnectionParams, error: psycopg2.OperationalError) -> ServerUnavailable:
+    reason = str(error).strip().splitlines()[-1] if str(error).strip() else "no reason was given"
+    return ServerUnavailable(
+        f'cannot connect to the database "{params.dbname}" on {params.where}: {reason}',
+        hint="Check that the server runs and that HOST, PORT, USER and PASSWORD are right.",
+    )

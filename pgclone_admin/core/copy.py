@@ -1,0 +1,175 @@
+"""Copies a database on its server: by the server itself, or piped through pg_dump."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from .archive import OpenedArchive
+from .connection import ConnectionParams
+from .errors import PgcloneError, TooBusy
+from .load import LoadReport, load_archive
+from .process import Child
+from .programs import Codec, choose_program, dump_command
+from .progress import Reporter
+from .properties import carry
+from .server import Database, Mark, Server, remove_session_limits
+
+POLL = 0.01
+"""Seconds between two looks at who is still connected."""
+
+
+@dataclass(frozen=True)
+class CopyResult:
+    database: Database
+    piped: bool
+    """Whether it went through pg_dump and pg_restore, ending no session."""
+    seconds: float
+
+
+def copy_database(
+    server: Server,
+    source: Database,
+    mark: Mark,
+    reporter: Reporter,
+    *,
+    end_sessions: bool = False,
+    program_directories: Sequence[str] = (),
+) -> CopyResult:
+    """A marked copy of ``source`` under the mark's name.
+
+    The server's own copy is used when nobody is connected, or when ``end_sessions`` allows to send
+    everybody away; clients that connect meanwhile wait for it. Otherwise the copy is piped, and
+    nobody notices.
+
+    When this process dies, ``source`` is as it was; a marked or new database may be left.
+    """
+    started = time.monotonic()
+    piped = False
+    if end_sessions:
+        copied = _clone_ending_sessions(server, source, mark)
+    else:
+        try:
+            if server.sessions(source.oid):
+                raise TooBusy
+            copied = server.clone(source, mark)
+        except TooBusy:
+            copied = _pipe(server, source, mark, reporter, program_directories)
+            piped = True
+    with server.transaction() as cursor:
+        carry(cursor, source, copied, copied.name)
+    return CopyResult(copied, piped, time.monotonic() - started)
+
+
+def _clone_ending_sessions(server: Server, source: Database, mark: Mark) -> Database:
+    """CREATE DATABASE takes its lock on the source and then waits five seconds for sessions to
+    leave, so they are ended meanwhile, on another connection."""
+    server.check_sessions_can_be_ended(source.oid)
+    done = threading.Event()
+    helper = threading.Thread(
+        target=_end_sessions_while_copying, args=(server, source, done), daemon=True
+    )
+    helper.start()
+    try:
+        return server.clone(source, mark)
+    finally:
+        done.set()
+        helper.join()
+
+
+def _end_sessions_while_copying(server: Server, source: Database, done: threading.Event) -> None:
+    pid = server.connection.info.backend_pid
+    with server.params.session() as connection:
+        remove_session_limits(connection)
+        watcher = Server(server.params, connection)
+        while not done.is_set():
+            holds_lock = watcher.rows(
+                """
+                SELECT 1 FROM pg_locks
+                 WHERE locktype = 'object' AND classid = 'pg_database'::regclass
+                   AND objid = %s AND pid = %s AND mode = 'ShareLock' AND granted
+                """,
+                [source.oid, pid],
+            )
+            if holds_lock:
+                watcher.end_sessions(source.oid)
+            done.wait(POLL)
+
+
+def _pipe(
+    server: Server,
+    source: Database,
+    mark: Mark,
+    reporter: Reporter,
+    program_directories: Sequence[str],
+) -> Database:
+    """pg_dump into pg_restore, without compression; ends no session and blocks no client."""
+    target = server.create_like(source, mark)
+    try:
+        with server.transaction() as cursor:
+            carry(cursor, source, target, target.name)
+        reporter.phase("copying", total=server.size(source.name))
+        load_from_database(
+            server.params.with_dbname(source.name),
+            server.params.with_dbname(target.name).with_role(server.role_to_take(target.owner)),
+            server.major,
+            reporter,
+            program_directories,
+        )
+    except BaseException as error:
+        try:
+            server.drop(target.name, missing_ok=True)
+        except PgcloneError as failed:
+            error.add_note(f"the copy could not be dropped: {failed}")
+        raise
+    return target
+
+
+def load_from_database(
+    source: ConnectionParams,
+    target: ConnectionParams,
+    server_major: int,
+    reporter: Reporter,
+    program_directories: Sequence[str],
+) -> LoadReport:
+    """Loads what pg_dump says of ``source`` into the empty database ``target``."""
+    pg_dump = choose_program("pg_dump", server_major=server_major, directories=program_directories)
+    pg_restore = choose_program(
+        "pg_restore", server_major=pg_dump.major, directories=program_directories
+    )
+    with ExitStack() as stack:
+        command = dump_command(
+            pg_dump,
+            stack.enter_context(source.child_environment()),
+            codec=Codec("none"),
+            role=source.role,
+            secrets=(source.password,) if source.password else (),
+        )
+        child = stack.enter_context(Child(command, stdout=subprocess.PIPE))
+        archive = OpenedArchive(_ChildOutput(child, reporter))
+        stack.callback(archive.close)
+        report = load_archive(archive, target, pg_restore, reporter)
+        child.finish()
+    return report
+
+
+class _ChildOutput:
+    """What a program writes; its end is an error unless the program has succeeded."""
+
+    def __init__(self, child: Child, reporter: Reporter) -> None:
+        self._child = child
+        self._reporter = reporter
+
+    def read(self, size: int, /) -> bytes:
+        data = self._child.stdout.read(size)
+        if not data:
+            self._child.finish()
+        self._reporter.advance(len(data))
+        return data
+
+    def close(self) -> None:
+        self._child.terminate()

@@ -1,0 +1,251 @@
+"""Takes a dump: pg_dump, compressed and hashed on its way into a storage."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from .connection import ConnectionParams, one_row
+from .errors import ConfigurationError, PgcloneError, SizeMismatch
+from .manifest import Manifest
+from .names import DumpKey, TableName
+from .process import Child
+from .programs import LOCK_WAIT_TIMEOUT, Codec, choose_program, dump_command
+from .progress import Reporter
+from .server import Server
+from .streams import DumpReader
+
+Hooks = Callable[[], Sequence[str]]
+
+
+class Content(Protocol):
+    """The bytes of a dump on their way into a storage."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that were read so far."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the end was reached, and with success."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Exactly ``size`` bytes until the end; raises instead of ending a failed dump."""
+
+
+class Sink(Protocol):
+    """Where dumps are put. What ``save`` has not published whole must not be there afterwards."""
+
+    def save(self, key: DumpKey, content: Content, *, source_size: int) -> None:
+        """Stores all that ``content`` gives; ``source_size`` (bytes) helps to choose part sizes.
+
+        Raises ``Conflict`` when the key exists, ``StorageError``, or what ``content`` raises;
+        in each case nothing lies under the key that did not before.
+        """
+
+    def size(self, key: DumpKey) -> int:
+        """Bytes that are stored under the key."""
+
+    def delete(self, key: DumpKey) -> None:
+        """Removes the dump and its manifest."""
+
+    def save_manifest(self, manifest: Manifest) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DumpLabels:
+    """What a dump is called, and what is written into its manifest."""
+
+    instance: str
+    database: str
+    config: str
+    app_version: str
+    taken_by: str = ""
+    host: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DumpRequest:
+    """``database`` is the name of what is dumped; ``maintenance`` reaches the same server and
+    holds the lock.
+
+    ``exclude`` are tables whose rows are left out, as quoted SQL names; ``lock_wait_timeout`` is in
+    milliseconds.
+    """
+
+    database: str
+    maintenance: ConnectionParams
+    labels: DumpLabels
+    codec: Codec
+    exclude: Sequence[str] = ()
+    program_directories: Sequence[str] = ()
+    lock_wait_timeout: int = LOCK_WAIT_TIMEOUT
+    statement_timeout: int | None = None
+    """Milliseconds, for statements on the maintenance connection."""
+
+
+@dataclass
+class _Facts:
+    """What the manifest says about the database."""
+
+    source_size: int
+    encoding: str
+    server_version: str
+    extensions: tuple[tuple[str, str], ...]
+    excluded: tuple[TableName, ...]
+    migrations: tuple[tuple[str, str], ...] | None = field(default=None)
+
+
+def take_dump(
+    request: DumpRequest, sink: Sink, reporter: Reporter, *, pre_dump_hooks: Hooks
+) -> Manifest:
+    """Dumps the database into ``sink`` and returns the manifest that was stored beside it.
+
+    Nothing is stored under the key unless pg_dump has succeeded and the storage holds as many
+    bytes as were written. When this process dies, no dump appears; a storage may keep a partial
+    file or an unfinished upload that nothing lists.
+    """
+    labels = request.labels
+    with ExitStack() as stack:
+        reporter.phase("checking")
+        server = stack.enter_context(
+            Server.connected(request.maintenance, statement_timeout=request.statement_timeout)
+        )
+        server.existing(request.database)
+        server.lock(request.database, exclusive=False)
+        database = server.params.with_dbname(request.database)
+        program = choose_program(
+            "pg_dump", server_major=server.major, directories=request.program_directories
+        )
+        _gather(database, request.exclude)
+        reporter.phase("hooks")
+        hooks = pre_dump_hooks()
+        facts = _gather(database, request.exclude)
+        taken_at = datetime.now(UTC)
+        key = DumpKey.new(
+            instance=labels.instance,
+            database=labels.database,
+            config=labels.config,
+            taken_at=taken_at,
+        )
+        reporter.phase("dumping")
+        environment = stack.enter_context(database.child_environment())
+        command = dump_command(
+            program,
+            environment,
+            codec=request.codec,
+            exclude_table_data=facts.excluded,
+            role=database.role,
+            lock_wait_timeout=request.lock_wait_timeout,
+            secrets=(database.password,) if database.password else (),
+        )
+        with Child(command, stdout=subprocess.PIPE) as child:
+            content = DumpReader(child, request.codec, reporter)
+            # A dump that fails at once, for want of a right or a password, is not to touch the
+            # storage at all.
+            content.start()
+            sink.save(key, content, source_size=facts.source_size)
+        reporter.phase("finishing")
+        manifest = Manifest(
+            key=str(key),
+            size=content.size,
+            sha256=content.sha256,
+            codec=str(request.codec),
+            taken_at=taken_at.isoformat(),
+            instance=labels.instance,
+            database=labels.database,
+            config=labels.config,
+            origin="pgclone",
+            app_version=labels.app_version,
+            source_database=database.dbname,
+            source_size=facts.source_size,
+            server_version=facts.server_version,
+            program_version=program.version,
+            encoding=facts.encoding,
+            extensions=facts.extensions,
+            migrations=facts.migrations,
+            excluded=tuple(str(table) for table in facts.excluded),
+            hooks=tuple(hooks),
+            taken_by=labels.taken_by,
+            host=labels.host,
+        )
+        publish(sink, key, content, manifest)
+    return manifest
+
+
+def publish(sink: Sink, key: DumpKey, content: Content, manifest: Manifest) -> None:
+    """Compares what the storage holds and writes the manifest, last; on failure removes both."""
+    try:
+        stored = sink.size(key)
+        if not content.complete or stored != content.size:
+            raise SizeMismatch(
+                f"the storage holds {stored:,} bytes of the dump, {content.size:,} were written",
+                hint="The dump was removed again. Check the storage and its free space.",
+            )
+        sink.save_manifest(manifest)
+    except BaseException as error:
+        try:
+            sink.delete(key)
+        except PgcloneError as failed:
+            error.add_note(f"the dump could not be removed either: {failed}")
+        raise
+
+
+def _gather(database: ConnectionParams, exclude: Sequence[str]) -> _Facts:
+    with database.session() as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_database_size(current_database()), pg_encoding_to_char(encoding)"
+            " FROM pg_database WHERE datname = current_database()"
+        )
+        size, encoding = one_row(cursor)
+        cursor.execute("SELECT extname, extversion FROM pg_extension ORDER BY extname")
+        extensions = tuple(cursor.fetchall())
+        number = int(connection.server_version)
+        facts = _Facts(
+            source_size=size,
+            encoding=encoding,
+            server_version=f"{number // 10_000}.{number % 10_000}",
+            extensions=extensions,
+            excluded=_resolve_tables(cursor, exclude),
+        )
+        cursor.execute("SELECT to_regclass('django_migrations')::text")
+        if (table := one_row(cursor)[0]) is not None:
+            cursor.execute(f"SELECT app, name FROM {table} ORDER BY id")  # noqa: S608 - regclass quotes
+            facts.migrations = tuple(cursor.fetchall())
+    return facts
+
+
+def _resolve_tables(cursor: Any, names: Sequence[str]) -> tuple[TableName, ...]:
+    """The tables behind ``names``, partitions included, by the names the catalog holds.
+
+    A name that matches nothing is an error: pg_dump would take it for a pattern without a match
+    and dump the rows that were to be left out.
+    """
+    found: set[TableName] = set()
+    for name in names:
+        cursor.execute("SELECT to_regclass(%s)::oid", [name])
+        oid = one_row(cursor)[0]
+        if oid is None:
+            raise ConfigurationError(
+                f"the table {name} that is to be left out does not exist in the database",
+                hint="Nothing was dumped. Check the excluded models, or migrate first.",
+            )
+        cursor.execute(
+            """
+            WITH RECURSIVE part(oid) AS (
+                SELECT %s::oid
+                 UNION SELECT i.inhrelid FROM pg_inherits i JOIN part ON i.inhparent = part.oid
+                         JOIN pg_class child ON child.oid = i.inhrelid
+                        WHERE child.relispartition
+            )
+            SELECT n.nspname, c.relname
+              FROM part JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
+            """,
+            [oid],
+        )
+        found |= {TableName(*row) for row in cursor.fetchall()}
+    return tuple(sorted(found))

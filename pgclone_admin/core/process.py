@@ -1,0 +1,178 @@
+"""Runs one client program: pipes, the end of its error output, its exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import IO, Self
+
+from .errors import KilledBySignal, LockTimeout, ProcessFailed, ProgramMissing
+from .programs import Command
+
+STDERR_TAIL = 16 * 1024
+"""Bytes of a program's error output that are kept."""
+
+LONGEST_LINE = 64 * 1024
+"""Bytes after which a line of error output is given on although it has not ended."""
+
+GRACE = 5.0
+"""Seconds between SIGTERM and SIGKILL."""
+
+LineHandler = Callable[[str], None]
+
+
+class Child:
+    """One running program in a process group of its own.
+
+    The end of its output says nothing about success: :meth:`finish` obtains the exit status and
+    raises unless it is 0. Leaving the ``with`` block always ends and reaps the process. Should this
+    process be killed, pg_dump dies of its closed pipe or of its lock timeout, and pg_restore sees
+    the end of its input.
+    """
+
+    def __init__(
+        self,
+        command: Command,
+        *,
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.DEVNULL,
+        on_line: LineHandler | None = None,
+    ) -> None:
+        self.name = command.name
+        self._tail: deque[str] = deque()
+        self._tail_size = 0
+        self._on_line = on_line
+        self._secrets = command.secrets
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - no shell, and no typed program
+                command.argv,
+                env={"LC_ALL": "C", "PATH": "/usr/bin:/bin", **command.environment},
+                stdin=stdin,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ProgramMissing(f"{self.name} cannot be started: {error.strerror}") from error
+        self._stderr = threading.Thread(
+            target=self._read_stderr, name=f"{self.name} stderr", daemon=True
+        )
+        self._stderr.start()
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last lines of the error output."""
+        return "\n".join(self._tail)
+
+    def wait(self) -> int:
+        """The exit status, once the program has ended; negative for a signal."""
+        status = self._process.wait()
+        self._stderr.join()
+        return status
+
+    def finish(self) -> None:
+        """Waits for the end of the program and raises unless it succeeded."""
+        if status := self.wait():
+            raise self.failure(status)
+
+    def failure(self, status: int) -> ProcessFailed:
+        """The error for an exit status that is not 0."""
+        if status < 0:
+            name = _signal_name(-status)
+            return KilledBySignal(f"{self.name} was killed by {name}", signal=-status)
+        reason = first_error(self.stderr_tail) or "it gave no reason"
+        if "lock timeout" in self.stderr_tail:
+            return LockTimeout(
+                f"{self.name} did not get a lock in time: {reason}",
+                hint="Another session holds a lock on a table. Try again when it is done.",
+            )
+        return ProcessFailed(f"{self.name} failed with exit status {status}: {reason}")
+
+    def terminate(self, grace: float = GRACE) -> None:
+        """Ends the whole process group: SIGTERM, and SIGKILL after ``grace`` seconds."""
+        for number, timeout in ((signal.SIGTERM, grace), (signal.SIGKILL, None)):
+            if self._process.poll() is not None:
+                break
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            try:
+                self._process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                continue
+        self._stderr.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.terminate(grace=GRACE if error is None else 1.0)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+    def _read_stderr(self) -> None:
+        """Always reads to the end: a program whose error output is not read stands still."""
+        assert self._process.stderr is not None
+        with self._process.stderr as stream:
+            rest = b""
+            while data := stream.read(LONGEST_LINE):
+                *lines, rest = (rest + data).split(b"\n")
+                if len(rest) > LONGEST_LINE:
+                    lines.append(rest)
+                    rest = b""
+                for line in lines:
+                    self._take_line(line)
+            if rest:
+                self._take_line(rest)
+
+    def _take_line(self, raw: bytes) -> None:
+        line = raw.decode(errors="replace")
+        for secret in self._secrets:
+            line = line.replace(secret, "***")
+        if self._on_line is not None:
+            self._on_line(line)
+        kept = line[:STDERR_TAIL]
+        self._tail.append(kept)
+        self._tail_size += len(kept)
+        while self._tail_size > STDERR_TAIL:
+            self._tail_size -= len(self._tail.popleft())
+
+
+def first_error(text: str) -> str:
+    """The first line of ``text`` that names an error, without the program's name."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for line in lines:
+        for marker in ("error: ", "ERROR: ", "FATAL: "):
+            if marker in line:
+                return line.split(marker, 1)[1].strip()
+    return lines[-1] if lines else ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,54 @@
+"""What an operation tells while it works."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Reporter(Protocol):
+    """Told by the operations what they do; its methods may be called from any thread.
+
+    ``advance`` is called often and must return at once. A reporter that raises
+    :class:`~pgclone_admin.core.errors.Cancelled` in ``check`` ends the operation, which then
+    cleans up as after any failure.
+    """
+
+    def phase(self, name: str, *, total: int | None = None) -> None:
+        """A new phase begins; ``total`` is its size in bytes where that is known."""
+
+    def advance(self, count: int) -> None:
+        """``count`` more bytes of the current phase are done."""
+
+    def note(self, message: str) -> None:
+        """A sentence for the log."""
+
+    def warn(self, message: str) -> None:
+        """A sentence that a person should read."""
+
+    def check(self) -> None:
+        """Raises :class:`~pgclone_admin.core.errors.Cancelled` when the operation should end."""
+
+
+class SilentReporter:
+    """Tells nobody, but keeps what was said."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+        self.bytes_done = 0
+
+    def phase(self, name: str, *, total: int | None = None) -> None:
+        self.phases.append(name)
+
+    def advance(self, count: int) -> None:
+        self.bytes_done += count
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def check(self) -> None:
+        return None

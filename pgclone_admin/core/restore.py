@@ -1,0 +1,328 @@
+"""Restores a dump: into a temporary database, through the hooks, and only then into place."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from .archive import OpenedArchive
+from .connection import ConnectionParams
+from .copy import copy_database
+from .errors import (
+    Conflict,
+    HookFailed,
+    IntegrityError,
+    PgcloneError,
+    ProcessFailed,
+    RestoreFailed,
+    UntrustedDump,
+)
+from .load import LoadReport, load_archive
+from .manifest import Manifest
+from .names import DumpKey, LocalKey, derived_name
+from .programs import choose_program
+from .progress import Reporter
+from .properties import carry
+from .server import Database, Mark, Server, remove_session_limits
+from .streams import ArchiveReader, Readable, StoredReader
+from .swap import swap
+
+TemporaryHooks = Callable[[str], None]
+"""Runs the pre-swap hooks; is given the name of the temporary database."""
+
+
+class Source(Protocol):
+    """Where dumps are read from."""
+
+    def size(self, key: DumpKey) -> int:
+        """Bytes that are stored; raises ``DumpNotFound``."""
+
+    def manifest(self, key: DumpKey) -> Manifest | None:
+        """The manifest, or ``None`` for a foreign dump."""
+
+    def open(self, key: DumpKey) -> Readable:
+        """The stored bytes, in order, from the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreRequest:
+    """``live`` is the name of the database to replace; ``maintenance`` reaches its server."""
+
+    live: str
+    maintenance: ConnectionParams
+    reversible: bool = False
+    beside: LocalKey | None = None
+    """Keeps the result under this name and swaps nothing."""
+    protected: frozenset[str] = frozenset()
+    """Names of databases that are never made, replaced or dropped."""
+    trust_foreign: bool = False
+    program_directories: Sequence[str] = ()
+    statement_timeout: int | None = None
+    """Milliseconds, for statements on the maintenance connection."""
+    lock_timeout: int | None = None
+
+
+@dataclass(frozen=True)
+class RestoreResult:
+    database: str
+    """The database that now holds what was restored."""
+    swap_seconds: float | None
+    report: LoadReport
+
+
+def restore_dump(
+    request: RestoreRequest,
+    key: DumpKey,
+    source: Source,
+    reporter: Reporter,
+    *,
+    pre_swap_hooks: TemporaryHooks,
+) -> RestoreResult:
+    """Restores a dump from a storage.
+
+    The live database is not touched before the swap: after any error, and after the death of this
+    process, it is what it was. What this run has made is dropped, except the temporary database
+    after a failed hook.
+    """
+
+    def build(server: Server, live: Database, mark: Mark) -> tuple[Database, LoadReport]:
+        manifest = _trusted_manifest(request, server, source, key, reporter)
+        with ExitStack() as stack:
+            reporter.phase("restoring", total=source.size(key))
+            stored = StoredReader(source.open(key), reporter)
+            stack.callback(stored.close)
+            reading = ArchiveReader(stored)
+            stack.callback(reading.close)
+            archive = OpenedArchive(reading)
+            stack.callback(archive.close)
+            program = choose_program(
+                "pg_restore",
+                server_major=server.major,
+                directories=request.program_directories,
+                oldest=archive.contents.oldest_reader if archive.contents else 0,
+            )
+            temporary = server.create_like(live, mark)
+            with _dropped_on_error(server, temporary):
+                with server.transaction() as cursor:
+                    carry(cursor, live, temporary, temporary.name)
+                target = server.params.with_dbname(temporary.name).with_role(
+                    server.role_to_take(live.owner)
+                )
+                try:
+                    report = load_archive(archive, target, program, reporter)
+                except (RestoreFailed, ProcessFailed):
+                    # A damaged archive is the cause, what pg_restore says of it the consequence.
+                    _check_digest(stored, manifest)
+                    raise
+                _check_digest(stored, manifest)
+                reporter.phase("analyzing")
+                _analyze(target)
+            return temporary, report
+
+    return _restore(request, str(key), build, reporter, pre_swap_hooks, parked_as="pre")
+
+
+def restore_local(
+    request: RestoreRequest,
+    key: LocalKey,
+    reporter: Reporter,
+    *,
+    pre_swap_hooks: TemporaryHooks,
+) -> RestoreResult:
+    """Restores a database of the same server, which stays as it is.
+
+    What it replaces is parked as ``:undo``, so that a mistaken undo can be undone. Same promises as
+    :func:`restore_dump`.
+    """
+
+    def build(server: Server, live: Database, mark: Mark) -> tuple[Database, LoadReport]:
+        reporter.phase("copying")
+        copied = copy_database(
+            server,
+            server.existing(key.database_name(live.name)),
+            mark,
+            reporter,
+            program_directories=request.program_directories,
+        )
+        return copied.database, LoadReport()
+
+    with Server.connected(request.maintenance) as server:
+        name = key.database_name(request.live)
+        if name == request.live:
+            raise Conflict(f'the database "{name}" cannot be restored from itself')
+        server.existing(name)
+    return _restore(request, str(key), build, reporter, pre_swap_hooks, parked_as="undo")
+
+
+Builder = Callable[[Server, Database, Mark], tuple[Database, LoadReport]]
+
+
+def _restore(
+    request: RestoreRequest,
+    source: str,
+    build: Builder,
+    reporter: Reporter,
+    pre_swap_hooks: TemporaryHooks,
+    *,
+    parked_as: str,
+) -> RestoreResult:
+    reporter.phase("checking")
+    with Server.connected(
+        request.maintenance,
+        statement_timeout=request.statement_timeout,
+        lock_timeout=request.lock_timeout,
+    ) as server:
+        names = _Names(request.live, request.beside)
+        server.lock(names.live, exclusive=True)
+        live = server.existing(names.live)
+        server.check_may_create(live.owner)
+        if request.beside is None:
+            server.check_sessions_can_be_ended(live.oid)
+        _check_names(server, names, request.protected)
+        _finish_earlier_swap(server, names)
+
+        def mark(name: str, kind: str) -> Mark:
+            return Mark.new(name=name, kind=kind, of=names.live, source=source)
+
+        temporary, report = build(server, live, mark(names.temporary, "temporary"))
+        _tell(report, reporter)
+        with _dropped_on_error(server, temporary):
+            reporter.phase("hooks")
+            pre_swap_hooks(temporary.name)
+            if request.beside is not None:
+                server.settle(temporary.name, mark(names.beside, "beside"))
+                return RestoreResult(names.beside, None, report)
+            makes_post = request.reversible and parked_as == "pre"
+            if makes_post:
+                # After the hooks: a copy of what was there before them could hold the raw rows of
+                # an anonymised restore.
+                reporter.phase("copying")
+                copy_database(
+                    server,
+                    temporary,
+                    mark(names.post, "post"),
+                    reporter,
+                    end_sessions=True,
+                    program_directories=request.program_directories,
+                )
+            reporter.phase("swapping")
+            becomes = parked_as if request.reversible or parked_as == "undo" else ""
+            parked = Mark.new(
+                name=names.parked, kind="parked", of=names.live, source=source, becomes=becomes
+            )
+            swapped = swap(server.params, live=live, temporary=temporary, parked=parked)
+        reporter.phase("cleaning up")
+        try:
+            _finish_earlier_swap(server, names)
+            if not becomes:
+                for name in (names.pre, names.post):
+                    server.drop(name, missing_ok=True)
+        except PgcloneError as error:
+            reporter.warn(f"the restore is done, but the next one has to clean up: {error}")
+        return RestoreResult(names.live, swapped.seconds, report)
+
+
+class _Names:
+    """The names that one restore of ``live`` may use."""
+
+    def __init__(self, live: str, beside: LocalKey | None) -> None:
+        self.live = live
+        self.temporary = derived_name(live, "temp")
+        self.parked = derived_name(live, "swap")
+        self.pre = derived_name(live, "pre")
+        self.post = derived_name(live, "post")
+        self.undo = derived_name(live, "undo")
+        self.beside = "" if beside is None else beside.name
+
+
+def _check_names(server: Server, names: _Names, protected: frozenset[str]) -> None:
+    """Everything under a name that the run uses must be ours, before anything is begun."""
+    taken = [names.temporary, names.parked, names.pre, names.post, names.undo, names.beside]
+    for name in filter(None, taken):
+        server.check_target(name, protected | {names.live})
+
+
+def _finish_earlier_swap(server: Server, names: _Names) -> None:
+    """Gives the parked database its last name, or drops it; also that of a run that died."""
+    parked = server.database(names.parked)
+    if parked is None:
+        return
+    mark = server.require_mark(parked)
+    name = {"pre": names.pre, "undo": names.undo}.get(mark.becomes)
+    if name is None:
+        server.drop(parked.name)
+    else:
+        server.settle(parked.name, replace(mark, name=name, kind=mark.becomes, becomes=""))
+
+
+@contextlib.contextmanager
+def _dropped_on_error(server: Server, temporary: Database) -> Iterator[None]:
+    """Drops the temporary database after any error but that of a hook, which can be looked into."""
+    try:
+        yield
+    except HookFailed as error:
+        error.hint = (
+            f'The live database was not touched. The temporary database "{temporary.name}" is kept '
+            "for a look at it until the next restore."
+        )
+        raise
+    except BaseException as error:
+        try:
+            present = server.database(temporary.name)
+            if present is not None and present.oid == temporary.oid:
+                server.drop(temporary.name)
+        except PgcloneError as failed:
+            error.add_note(f"the temporary database could not be dropped: {failed}")
+        raise
+
+
+def _trusted_manifest(
+    request: RestoreRequest, server: Server, source: Source, key: DumpKey, reporter: Reporter
+) -> Manifest | None:
+    """The manifest; refuses what may not be restored before anything is made."""
+    size = source.size(key)
+    manifest = source.manifest(key)
+    is_superuser = server.role()[1]
+    if is_superuser:
+        reporter.warn("the role that restores is a superuser: code in the dump runs as one")
+    if manifest is None or manifest.is_foreign:
+        if is_superuser and not request.trust_foreign:
+            raise UntrustedDump(
+                f'the dump "{key}" was not made by pgclone_admin, and the role that would restore '
+                "it is a superuser",
+                hint="A dump can hold code, which runs with the rights of the role that restores. "
+                "Use a role that is no superuser, or --trust if you know where it comes from.",
+            )
+        if manifest is None:
+            reporter.warn("the dump has no manifest: whether it is unaltered cannot be told")
+    if manifest is not None and manifest.size != size:
+        raise IntegrityError(
+            f'the dump "{key}" has {size:,} bytes, its manifest says {manifest.size:,}',
+            hint="It was cut short or altered in its storage. Use another dump.",
+        )
+    return manifest
+
+
+def _check_digest(stored: StoredReader, manifest: Manifest | None) -> None:
+    stored.drain()
+    if manifest is not None:
+        stored.check(size=manifest.size, sha256=manifest.sha256)
+
+
+def _analyze(target: ConnectionParams) -> None:
+    """Without statistics the first queries after the swap would be planned blindly."""
+    with target.session() as connection, connection.cursor() as cursor:
+        remove_session_limits(connection)
+        cursor.execute("ANALYZE")
+
+
+def _tell(report: LoadReport, reporter: Reporter) -> None:
+    for statement in report.skipped_grants:
+        reporter.warn(f"left out: {statement}")
+    for statement in report.unchecked_foreign_keys:
+        reporter.warn(f"made NOT VALID, as the dump leaves out the rows it names: {statement}")
+    for statement in report.tolerated:
+        reporter.note(f"not possible here and not needed: {statement}")

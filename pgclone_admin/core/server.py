@@ -1,0 +1,499 @@
+"""One PostgreSQL server: its databases, the marks on ours, its sessions and locks."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import psycopg2
+from psycopg2 import errorcodes, sql
+
+from .connection import Connection, ConnectionParams
+from .errors import (
+    Conflict,
+    DatabaseProtected,
+    PermissionMissing,
+    PgcloneError,
+    ServerUnavailable,
+    TooBusy,
+    UnknownDatabase,
+)
+from .names import check_database_name
+
+MARK_PREFIX = "pgclone_admin "
+NEW_DATABASE_PREFIX = "pgclone_new_"
+
+LOCK_SPACE = 0x7067636C
+"""First half of the advisory locks of this app: "pgcl"."""
+
+SESSION_LIMITS = (
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "transaction_timeout",
+)
+"""Settings of a role or database that could end a session of ours half-way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """The comment that says that a database was made here and may be dropped here.
+
+    It holds for the name it names only: a database that somebody renamed is theirs.
+    """
+
+    name: str
+    kind: str
+    """``temporary``, ``parked``, ``pre``, ``post``, ``undo``, ``copy`` or ``beside``."""
+    of: str
+    """The live database it was made for."""
+    made_at: str
+    """ISO 8601, UTC."""
+    source: str = ""
+    """The key it was made from."""
+    becomes: str = ""
+    """What a parked database is to become after the swap: ``pre``, ``undo``, or dropped."""
+
+    @classmethod
+    def new(cls, *, name: str, kind: str, of: str, source: str = "", becomes: str = "") -> Mark:
+        made_at = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(name=name, kind=kind, of=of, made_at=made_at, source=source, becomes=becomes)
+
+    def comment(self) -> str:
+        return MARK_PREFIX + json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def read(cls, comment: str | None, name: str) -> Mark | None:
+        if comment is None or not comment.startswith(MARK_PREFIX):
+            return None
+        try:
+            mark = cls(**json.loads(comment.removeprefix(MARK_PREFIX)))
+        except (ValueError, TypeError):
+            return None
+        return mark if mark.name == name else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database:
+    """One row of ``pg_database``, with the names behind its oids."""
+
+    oid: int
+    name: str
+    owner: str
+    is_template: bool
+    allows_connections: bool
+    connection_limit: int
+    comment: str | None
+    tablespace: str
+    encoding: str
+    row: dict[str, Any]
+    """The whole row; its columns differ from version to version."""
+
+    @property
+    def mark(self) -> Mark | None:
+        return Mark.read(self.comment, self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """Somebody who is connected to a database."""
+
+    pid: int
+    user: str
+    is_superuser: bool
+    application: str
+
+    def __str__(self) -> str:
+        return f"{self.user} ({self.application or 'no application name'}, pid {self.pid})"
+
+
+class Server:
+    """The maintenance connection to one server.
+
+    It is connected to the maintenance database, never to a database that is created, copied,
+    renamed or dropped.
+    """
+
+    def __init__(self, params: ConnectionParams, connection: Connection) -> None:
+        self.params = params
+        self.connection = connection
+
+    @classmethod
+    @contextmanager
+    def connected(
+        cls,
+        params: ConnectionParams,
+        *,
+        statement_timeout: int | None = None,
+        lock_timeout: int | None = None,
+    ) -> Iterator[Self]:
+        """A server for the length of the block; the limits are milliseconds per statement."""
+        with params.session() as connection:
+            remove_session_limits(connection)
+            server = cls(params.resolved(connection), connection)
+            limits = {"statement_timeout": statement_timeout, "lock_timeout": lock_timeout}
+            for setting, milliseconds in limits.items():
+                if milliseconds is not None:
+                    server.execute("SELECT set_config(%s, %s, false)", [setting, str(milliseconds)])
+            yield server
+
+    def execute(self, statement: sql.Composable | str, values: list[Any] | None = None) -> None:
+        """Runs one statement in its own transaction."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement, values)
+
+    def rows(
+        self, statement: sql.Composable | str, values: list[Any] | None = None
+    ) -> list[tuple[Any, ...]]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return cursor.fetchall()
+
+    # -- what there is
+
+    @property
+    def major(self) -> int:
+        return int(self.connection.server_version) // 10_000
+
+    @property
+    def version(self) -> str:
+        number = int(self.connection.server_version)
+        return f"{number // 10_000}.{number % 10_000}"
+
+    def database(self, name: str) -> Database | None:
+        """The database ``name``, or ``None``."""
+        found = self._databases("d.datname = %s", [name])
+        return found[0] if found else None
+
+    def existing(self, name: str) -> Database:
+        """The database ``name``; :class:`UnknownDatabase` when there is none."""
+        check_database_name(name)
+        database = self.database(name)
+        if database is None:
+            raise UnknownDatabase(f'there is no database "{name}" on {self.params.where}')
+        return database
+
+    def databases(self) -> list[Database]:
+        """Every database that can be connected to and is no template."""
+        return self._databases("d.datallowconn AND NOT d.datistemplate", [])
+
+    def usable_databases(self) -> list[Database]:
+        """The databases that this role may copy: those whose owner it is or can be."""
+        return self._databases(
+            "d.datallowconn AND NOT d.datistemplate AND pg_has_role(d.datdba, 'MEMBER')", []
+        )
+
+    def _databases(self, condition: str, values: list[Any]) -> list[Database]:
+        rows = self.rows(
+            f"""
+            SELECT d.oid, d.datname, pg_get_userbyid(d.datdba), d.datistemplate, d.datallowconn,
+                   d.datconnlimit, shobj_description(d.oid, 'pg_database'), t.spcname,
+                   pg_encoding_to_char(d.encoding), to_jsonb(d)
+              FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace
+             WHERE {condition} ORDER BY d.datname
+            """,  # noqa: S608 - the condition is one of the literals above
+            values,
+        )
+        return [
+            Database(
+                oid=row[0],
+                name=row[1],
+                owner=row[2],
+                is_template=row[3],
+                allows_connections=row[4],
+                connection_limit=row[5],
+                comment=row[6],
+                tablespace=row[7],
+                encoding=row[8],
+                row=row[9],
+            )
+            for row in rows
+        ]
+
+    def size(self, name: str) -> int:
+        """Bytes of the database on the disk of the server."""
+        return int(self.rows("SELECT pg_database_size(%s)", [name])[0][0])
+
+    def sessions(self, *oids: int) -> list[Session]:
+        """Clients that are connected to one of the databases, without this connection."""
+        rows = self.rows(
+            """
+            SELECT a.pid, coalesce(r.rolname, ''), coalesce(r.rolsuper, false),
+                   coalesce(a.application_name, '')
+              FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid
+             WHERE a.datid = ANY(%s) AND a.usesysid IS NOT NULL AND a.pid <> pg_backend_pid()
+            """,
+            [list(oids)],
+        )
+        return [
+            Session(pid=pid, user=user, is_superuser=is_superuser, application=application)
+            for pid, user, is_superuser, application in rows
+        ]
+
+    def role(self) -> tuple[str, bool, bool]:
+        """Name of the current role, whether it is a superuser, whether it may create databases."""
+        name, is_superuser, can_create = self.rows(
+            "SELECT rolname, rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user"
+        )[0]
+        return name, is_superuser, can_create
+
+    def role_to_take(self, owner: str) -> str | None:
+        """What a new connection has to SET ROLE to, so that what it makes belongs to ``owner``."""
+        return None if self.rows("SELECT session_user")[0][0] == owner else owner
+
+    # -- privileges and locks
+
+    def check_may_create(self, owner: str) -> None:
+        """:class:`PermissionMissing` unless this role can create databases that ``owner`` owns."""
+        name, is_superuser, can_create = self.role()
+        if is_superuser:
+            return
+        if not can_create:
+            raise PermissionMissing(
+                f'the role "{name}" may not create databases',
+                hint=f'As a superuser: ALTER ROLE "{name}" CREATEDB. Or let PGCLONE_CONNECTIONS '
+                "name a role that may.",
+            )
+        if not self.rows("SELECT pg_has_role(%s, 'MEMBER')", [owner])[0][0]:
+            raise PermissionMissing(
+                f'the database belongs to the role "{owner}", which the role "{name}" is no '
+                "member of",
+                hint=f'As a superuser: GRANT "{owner}" TO "{name}".',
+            )
+
+    def lock(self, database: str, *, exclusive: bool) -> None:
+        """Holds the lock of the live database until this connection is closed.
+
+        Dumps share it, a restore has it alone. :class:`Conflict` when it is taken. The lock is
+        held in the maintenance database, as advisory locks of PostgreSQL count per database, and
+        goes when this process dies.
+        """
+        function = "pg_try_advisory_lock" if exclusive else "pg_try_advisory_lock_shared"
+        number = zlib.crc32(database.encode()) - 2**31
+        if not self.rows(f"SELECT {function}(%s, %s)", [LOCK_SPACE, number])[0][0]:
+            other = "a dump or a restore" if exclusive else "a restore"
+            raise Conflict(
+                f'{other} of the database "{database}" is running',
+                hint="Nothing was changed. Try again when it is done.",
+            )
+
+    # -- making and dropping databases
+
+    def create_like(self, model: Database, mark: Mark) -> Database:
+        """A new, empty, marked database with owner, encoding and locale of ``model``.
+
+        It is made under a name of its own, and only gets the mark's name together with the mark,
+        in one transaction: nothing under that name is ever unmarked.
+        """
+        name = new_database_name()
+        self._create(name, "template0", _like(model))
+        return self.settle(name, mark)
+
+    def clone(self, source: Database, mark: Mark) -> Database:
+        """A marked copy of a database that nobody is connected to.
+
+        Connections to ``source`` wait meanwhile. :class:`TooBusy` when a session does not leave
+        within the five seconds that the server waits.
+        """
+        name = new_database_name()
+        options = [_option("OWNER", sql.Identifier(source.owner))]
+        if self.major >= 15:
+            options.append(_option("STRATEGY", sql.SQL("FILE_COPY")))
+        self._create(name, source.name, options)
+        return self.settle(name, mark)
+
+    def _create(self, name: str, template: str, options: list[sql.Composable]) -> None:
+        command = sql.SQL("CREATE DATABASE {} TEMPLATE {} {}").format(
+            sql.Identifier(name), sql.Identifier(template), sql.SQL(" ").join(options)
+        )
+        try:
+            self.execute(command)
+        except psycopg2.Error as error:
+            raise explained(error, "the database could not be created") from error
+
+    def settle(self, name: str, mark: Mark) -> Database:
+        """Marks the database ``name`` and gives it the mark's name, in one transaction.
+
+        A marked database that has the name already is dropped before.
+        """
+        check_database_name(mark.name)
+        try:
+            self.drop(mark.name, missing_ok=True)
+            with self.transaction() as cursor:
+                if name != mark.name:
+                    cursor.execute(
+                        sql.SQL("ALTER DATABASE {} RENAME TO {}").format(
+                            sql.Identifier(name), sql.Identifier(mark.name)
+                        )
+                    )
+                set_comment(cursor, mark.name, mark.comment())
+        except BaseException:
+            if name.startswith(NEW_DATABASE_PREFIX):
+                self._drop_new(name)
+            raise
+        return self.existing(mark.name)
+
+    def _drop_new(self, name: str) -> None:
+        """Drops what this process has created under a name that nobody else can have."""
+        self.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
+
+    def drop(self, name: str, *, missing_ok: bool = False) -> None:
+        """Drops a marked database, whoever is connected to it.
+
+        :class:`DatabaseProtected` when it carries no mark of ours; it is left alone then.
+        """
+        database = self.database(name)
+        if database is None and missing_ok:
+            return
+        self.require_mark(self.existing(name))
+        try:
+            self.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        except psycopg2.Error as error:
+            raise explained(error, f'the database "{name}" could not be dropped') from error
+
+    @staticmethod
+    def require_mark(database: Database) -> Mark:
+        if (mark := database.mark) is None:
+            raise DatabaseProtected(
+                f'the database "{database.name}" was not made by pgclone_admin and is left alone',
+                hint="Rename or drop it yourself if it is not needed, then try again.",
+            )
+        return mark
+
+    def check_target(self, name: str, protected: Collection[str]) -> None:
+        """:class:`DatabaseProtected` unless ``name`` is free, or a database made here has it."""
+        check_database_name(name)
+        if name in protected:
+            raise DatabaseProtected(
+                f'the database "{name}" is named in the settings of this site and is left alone',
+                hint="Choose another name.",
+            )
+        if (database := self.database(name)) is not None:
+            self.require_mark(database)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        """A transaction on this connection; gives its cursor."""
+        with self.connection.cursor() as cursor:
+            cursor.execute("BEGIN")
+            try:
+                yield cursor
+            except BaseException:
+                cursor.execute("ROLLBACK")
+                raise
+            cursor.execute("COMMIT")
+
+    # -- sessions
+
+    def end_sessions(self, *oids: int) -> list[Session]:
+        """Asks every session of the databases to end; returns those that may not be asked.
+
+        One by one: a single refused pid would fail a statement that names all of them.
+        """
+        refused = []
+        for session in self.sessions(*oids):
+            try:
+                self.execute("SELECT pg_terminate_backend(%s)", [session.pid])
+            except psycopg2.errors.InsufficientPrivilege:
+                refused.append(session)
+        return refused
+
+    def check_sessions_can_be_ended(self, *oids: int) -> None:
+        """:class:`TooBusy` when a superuser is connected and this role is none."""
+        if self.role()[1]:
+            return
+        if superusers := [session for session in self.sessions(*oids) if session.is_superuser]:
+            raise TooBusy(
+                "a superuser is connected to the database and cannot be sent away: "
+                + ", ".join(str(session) for session in superusers),
+                hint="Nothing was changed. End these sessions and try again.",
+            )
+
+    def wait_for_empty(self, *oids: int, seconds: float = 2.0) -> bool:
+        """Whether the databases have no session left, after waiting for a while."""
+        end = time.monotonic() + seconds
+        while self.sessions(*oids):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+        return True
+
+
+def remove_session_limits(connection: Connection) -> None:
+    """Sets every limit that could end this session to "none" (where the version has it)."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = ANY(%s)",
+            [list(SESSION_LIMITS)],
+        )
+
+
+def new_database_name() -> str:
+    return NEW_DATABASE_PREFIX + secrets.token_hex(8)
+
+
+def set_comment(cursor: Any, database: str, comment: str | None) -> None:
+    cursor.execute(
+        sql.SQL("COMMENT ON DATABASE {} IS {}").format(
+            sql.Identifier(database), sql.Literal(comment)
+        )
+    )
+
+
+def refused(error: psycopg2.Error) -> PgcloneError:
+    """An error of the server that nobody expected, as one of ours."""
+    return explained(error, "the PostgreSQL server refused")
+
+
+def explained(error: psycopg2.Error, what: str) -> PgcloneError:
+    """An error of the server as one of ours."""
+    reason = (error.diag.message_primary if error.diag else None) or str(error).strip()
+    message = f"{what}: {reason}"
+    if error.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE:
+        return PermissionMissing(message)
+    if error.pgcode == errorcodes.OBJECT_IN_USE:
+        return TooBusy(message, hint="Nothing was changed. Try again when fewer are connected.")
+    if isinstance(error, psycopg2.OperationalError):
+        return ServerUnavailable(message)
+    return Conflict(message)
+
+
+def _option(name: str, value: sql.Composable) -> sql.Composable:
+    return sql.SQL("{} {}").format(sql.SQL(name), value)
+
+
+def _like(model: Database) -> list[sql.Composable]:
+    """The options of CREATE DATABASE that make another one like ``model``."""
+    row = model.row
+    options: dict[str, sql.Composable] = {
+        "OWNER": sql.Identifier(model.owner),
+        "ENCODING": sql.Literal(model.encoding),
+        "LC_COLLATE": sql.Literal(row["datcollate"]),
+        "LC_CTYPE": sql.Literal(row["datctype"]),
+    }
+    # Naming a tablespace needs a right to it, also where the template lies in it anyway.
+    if model.tablespace != "pg_default":
+        options["TABLESPACE"] = sql.Identifier(model.tablespace)
+    # datlocprovider came with 15, daticurules with 16; 17 renamed daticulocale to datlocale.
+    locale = row.get("datlocale") or row.get("daticulocale")
+    match row.get("datlocprovider"):
+        case "i":
+            options |= {"LOCALE_PROVIDER": sql.SQL("icu"), "ICU_LOCALE": sql.Literal(locale)}
+            if row.get("daticurules"):
+                options["ICU_RULES"] = sql.Literal(row["daticurules"])
+        case "b":
+            options |= {
+                "LOCALE_PROVIDER": sql.SQL("builtin"),
+                "BUILTIN_LOCALE": sql.Literal(locale),
+            }
+        case _:
+            pass
+    return [_option(name, value) for name, value in options.items()]
