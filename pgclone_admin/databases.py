@@ -1,0 +1,83 @@
+"""From an alias of DATABASES to the connection that this app uses."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import connections
+
+from .core.connection import ConnectionParams
+from .core.errors import ConfigurationError, UnknownDatabase
+from .core.names import check_database_name
+from .settings import settings
+
+# Options of Django's backend that libpq does not know.
+DJANGO_OPTIONS = {
+    "assume_role",
+    "connection_factory",
+    "cursor_factory",
+    "isolation_level",
+    "pool",
+    "server_side_binding",
+}
+
+OVERRIDABLE = {"HOST", "PORT", "USER", "PASSWORD", "OPTIONS"}
+
+
+def settings_of(alias: str) -> dict[str, Any]:
+    """The settings that the connection ``alias`` really uses, also in a test run."""
+    if alias not in connections.databases:
+        known = ", ".join(sorted(connections.databases))
+        raise UnknownDatabase(
+            f'there is no database "{alias}" in DATABASES', hint=f"There is: {known}."
+        )
+    if connections[alias].vendor != "postgresql":
+        raise UnknownDatabase(f'the database "{alias}" is not a PostgreSQL database')
+    configured: dict[str, Any] = copy.deepcopy(connections[alias].settings_dict)
+    return configured
+
+
+def live_name(alias: str) -> str:
+    """The name of the live database behind ``alias``."""
+    name = settings_of(alias).get("NAME")
+    if not name:
+        raise ConfigurationError(f'the database "{alias}" has no NAME in DATABASES')
+    check_database_name(str(name))
+    if name == settings.conn_db:
+        raise ConfigurationError(
+            f'the database "{alias}" is the maintenance database itself',
+            hint="Let PGCLONE_CONN_DB name another database of the server.",
+        )
+    return str(name)
+
+
+def maintenance_params(alias: str) -> ConnectionParams:
+    """The maintenance connection to the server of ``alias``."""
+    configured = settings_of(alias)
+    own = settings.connections.get(alias, {})
+    if not isinstance(own, Mapping) or (unknown := set(own) - OVERRIDABLE):
+        names = "" if not isinstance(own, Mapping) else ": " + ", ".join(sorted(unknown))
+        raise ConfigurationError(
+            f'PGCLONE_CONNECTIONS["{alias}"] cannot be used{names}',
+            hint=f"It is a mapping with some of {', '.join(sorted(OVERRIDABLE))}.",
+        )
+    options = {**(configured.get("OPTIONS") or {}), **(own.get("OPTIONS") or {})}
+    merged = {**configured, **own}
+    return ConnectionParams(
+        dbname=settings.conn_db,
+        host=str(merged.get("HOST") or ""),
+        port=str(merged.get("PORT") or ""),
+        user=str(merged.get("USER") or ""),
+        password=str(merged["PASSWORD"]) if merged.get("PASSWORD") else None,
+        options={k: str(v) for k, v in options.items() if k not in DJANGO_OPTIONS},
+        role=options.get("assume_role"),
+    )
+
+
+def protected_names() -> frozenset[str]:
+    """Databases that the project names in its settings: never to be made, replaced or dropped."""
+    names = {str(configured.get("NAME") or "") for configured in connections.databases.values()}
+    names |= {str(connections[alias].settings_dict.get("NAME") or "") for alias in connections}
+    return frozenset({*names, settings.conn_db, "template0", "template1"} - {""})

@@ -1,0 +1,404 @@
+"""``manage.py pgclone``: ls, dump, restore, copy, cat, import."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+import psycopg2
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from ...core.errors import PgcloneError, UsageError
+from ...core.server import refused
+from ...options import Arguments, Options, resolve
+from ...services import copies, dumps, listing, restores
+from ...store import DumpEntry
+from ..console import ConsoleReporter, cancel_on_signals, human_age, human_size
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+READER_GONE = 141
+"""Exit status when the reader of the output has closed its pipe, as shells have it."""
+
+
+class Command(BaseCommand):
+    help = "Dumps, lists, restores and copies the PostgreSQL databases of this site."
+    # The database may be the very thing that is broken.
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+        for name, summary, add in VERBS:
+            verb = verbs.add_parser(name, help=summary, description=summary)
+            add(verb)
+            _add_django_options(verb)
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """As Django's, but with the sentence of an error and its hint instead of its class."""
+        try:
+            super().run_from_argv(argv)
+        except _Failure as failure:
+            self.stderr.write(f"error: {failure.error.message}")
+            if failure.error.hint:
+                self.stderr.write(f"hint: {failure.error.hint}", lambda text: text)
+            for note in getattr(failure.error, "__notes__", ()):
+                self.stderr.write(f"note: {note}", lambda text: text)
+            sys.exit(1)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        # The wrapper ends every write with a line break, which a bar must not have.
+        reporter = ConsoleReporter(cast(TextIO, self.stderr._out))
+        try:
+            with cancel_on_signals(reporter):
+                getattr(self, f"_{options['verb']}")(options, reporter)
+        except BrokenPipeError:
+            # The reader has seen enough. Python would flush the closed pipe once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(READER_GONE)
+        except KeyboardInterrupt:
+            reporter.close()
+            self.stderr.write("cancelled")
+            sys.exit(INTERRUPTED)
+        except (PgcloneError, psycopg2.Error) as raised:
+            reporter.close()
+            if options["traceback"]:
+                raise
+            error = raised if isinstance(raised, PgcloneError) else refused(raised)
+            if getattr(self, "_called_from_command_line", False):
+                raise _Failure(error) from raised
+            raise CommandError(" ".join(filter(None, [f"{error}.", error.hint]))) from raised
+        finally:
+            reporter.close()
+
+    # -- the verbs
+
+    def _ls(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
+        options = resolve(_arguments(given), verb="")
+        if given["local"]:
+            self._ls_local(options, given)
+            return
+        entries = listing.list_dumps(options, given["dump_key"] or options.dump_key)
+        for part in ("instance", "database", "config"):
+            if given[f"{part}s"]:
+                names = sorted({name for e in entries if (name := getattr(e.key, part))})
+                self._print(names, given["json"])
+                return
+        if given["json"]:
+            self._print_json([_described(entry) for entry in entries])
+        elif given["long"]:
+            self._print_table(
+                [
+                    (
+                        entry.key.text,
+                        human_size(entry.stored.size or 0),
+                        _age(entry.taken_at),
+                        "pgclone" if entry.has_manifest else "foreign",
+                    )
+                    for entry in entries
+                ]
+            )
+        else:
+            self._print([entry.key.text for entry in entries])
+
+    def _ls_local(self, options: Options, given: dict[str, Any]) -> None:
+        entries = listing.list_local(options)
+        if given["json"]:
+            self._print_json(
+                [
+                    {
+                        "key": str(entry.key),
+                        "database": entry.database,
+                        "size": entry.size,
+                        "kind": entry.kind or None,
+                        "made_at": entry.made_at.isoformat() if entry.made_at else None,
+                        "source": entry.source or None,
+                    }
+                    for entry in entries
+                ]
+            )
+        elif given["long"]:
+            self._print_table(
+                [
+                    (
+                        str(entry.key),
+                        human_size(entry.size),
+                        _age(entry.made_at) if entry.made_at else "-",
+                        f"{entry.kind} of {entry.source}" if entry.kind else "not made by pgclone",
+                    )
+                    for entry in entries
+                ]
+            )
+        else:
+            self._print([str(entry.key) for entry in entries])
+
+    def _dump(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
+        options = resolve(_arguments(given), verb="dump")
+        manifest = dumps.create_dump(options, reporter)
+        reporter.close()
+        if given["json"]:
+            self._print_json(dataclasses.asdict(manifest))
+        else:
+            self._print([manifest.key])
+
+    def _restore(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
+        _take_key_from_hooks(given)
+        options = resolve(_arguments(given), verb="restore")
+        restored = restores.restore(
+            options, reporter, beside=given["to"], trust_foreign=given["trust"]
+        )
+        result = restored.result
+        reporter.close()
+        if result.swap_seconds is not None:
+            reporter.note(f"clients waited {result.swap_seconds:.2f} s for the swap")
+        if given["json"]:
+            self._print_json(
+                {
+                    "key": str(restored.key),
+                    "database": result.database,
+                    "swap_seconds": result.swap_seconds,
+                    "skipped_grants": result.report.skipped_grants,
+                    "unchecked_foreign_keys": result.report.unchecked_foreign_keys,
+                    "tolerated": result.report.tolerated,
+                }
+            )
+        else:
+            self._print([str(restored.key)])
+
+    def _copy(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
+        options = resolve(_arguments(given), verb="")
+        result = copies.copy_live(
+            options, given["dump_key"], reporter, end_sessions=given["end_sessions"]
+        )
+        reporter.close()
+        how = "piped, no session was ended" if result.piped else "copied by the server"
+        reporter.note(f"{how}, in {result.seconds:.1f} s")
+        if given["json"]:
+            self._print_json(
+                {
+                    "key": given["dump_key"],
+                    "database": result.database.name,
+                    "piped": result.piped,
+                    "seconds": result.seconds,
+                }
+            )
+        else:
+            self._print([given["dump_key"]])
+
+    def _cat(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
+        options = resolve(_arguments(given), verb="restore")
+        if sys.stdout.isatty():
+            raise UsageError(
+                "an archive is not written to a terminal",
+                hint="Send it to a file or to pg_restore: pgclone cat KEY > file.dump",
+            )
+        dumps.write_archive(options, given["dump_key"], sys.stdout.buffer, reporter)
+        sys.stdout.flush()
+
+    def _import(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
+        options = resolve(_arguments(given), verb="")
+        manifest = dumps.import_archive(
+            options, Path(given["file"]), reporter, instance=given["instance"]
+        )
+        reporter.close()
+        if given["json"]:
+            self._print_json(dataclasses.asdict(manifest))
+        else:
+            self._print([manifest.key])
+
+    # -- output
+
+    def _print(self, lines: Sequence[str], as_json: bool = False) -> None:
+        if as_json:
+            self._print_json(list(lines))
+            return
+        for line in lines:
+            self.stdout.write(line)
+
+    def _print_json(self, value: Any) -> None:
+        self.stdout.write(json.dumps(value, indent=1, ensure_ascii=False))
+
+    def _print_table(self, rows: Sequence[tuple[str, ...]]) -> None:
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = [
+                cell.rjust(width) if 0 < place < len(row) - 1 else cell.ljust(width)
+                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            self.stdout.write("  ".join(cells).rstrip())
+
+
+class _Failure(Exception):
+    """Carries an error of ours past Django's own handling of errors."""
+
+    def __init__(self, error: PgcloneError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+# -- the arguments
+
+
+def _add_ls(parser: CommandParser) -> None:
+    parser.add_argument(
+        "dump_key", nargs="?", metavar="PREFIX", help="whole first parts of keys, or a database"
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--instances", action="store_true", help="list instances only")
+    what.add_argument("--databases", action="store_true", help="list databases only")
+    what.add_argument(
+        "--only-db-names", action="store_true", dest="databases", help="the same, as 1.x had it"
+    )
+    what.add_argument("--configs", action="store_true", help="list configurations only")
+    what.add_argument("--local", action="store_true", help="list local copies")
+    parser.add_argument("--long", action="store_true", help="add size, age and source")
+    _add_common(parser, "the database whose local copies are listed")
+
+
+def _add_dump(parser: CommandParser) -> None:
+    parser.add_argument(
+        "-e",
+        "--exclude",
+        "--exclude-model",
+        nargs="*",
+        action="extend",
+        metavar="MODEL",
+        help="models (app.Model) whose rows are left out",
+    )
+    parser.add_argument(
+        "--pre-dump-hook",
+        nargs="*",
+        action="extend",
+        dest="pre_dump_hooks",
+        metavar="HOOK",
+        help="hooks to run on the live database before; without a value none",
+    )
+    _add_instance(parser)
+    _add_common(parser, "the database to dump")
+
+
+def _add_restore(parser: CommandParser) -> None:
+    parser.add_argument(
+        "dump_key",
+        nargs="?",
+        metavar="KEY",
+        help="a key, the first parts of keys, a database, or a local copy (:pre, :post, :undo, "
+        ":name); a name means its newest dump",
+    )
+    parser.add_argument(
+        "--pre-swap-hook",
+        nargs="*",
+        action="extend",
+        dest="pre_swap_hooks",
+        metavar="HOOK",
+        help="hooks to run on the temporary database; without a value none",
+    )
+    parser.add_argument(
+        "-r",
+        "--reversible",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="keep the database as it was (:pre) and as it was restored (:post)",
+    )
+    parser.add_argument(
+        "--to", metavar=":NAME", help="keep the result beside the live database, replace nothing"
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="restore a foreign dump although you are a superuser"
+    )
+    _add_common(parser, "the database to restore to")
+
+
+def _add_copy(parser: CommandParser) -> None:
+    parser.add_argument("dump_key", metavar=":NAME", help="the local copy to make")
+    parser.add_argument(
+        "--end-sessions",
+        action="store_true",
+        help="send everybody away and take the fast way; clients wait meanwhile",
+    )
+    _add_common(parser, "the database to copy", storage=False)
+
+
+def _add_cat(parser: CommandParser) -> None:
+    parser.add_argument("dump_key", metavar="KEY", help="the dump whose archive is written")
+    _add_common(parser, "", database=False)
+
+
+def _add_import(parser: CommandParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="an archive of pg_dump --format=custom")
+    _add_instance(parser)
+    _add_common(parser, "the database it is a dump of")
+
+
+def _add_instance(parser: CommandParser) -> None:
+    parser.add_argument("-i", "--instance", help="the instance in the dump key")
+
+
+def _add_common(
+    parser: CommandParser, database_help: str, *, database: bool = True, storage: bool = True
+) -> None:
+    if database:
+        parser.add_argument("-d", "--database", metavar="ALIAS", help=database_help)
+    if storage:
+        parser.add_argument(
+            "-s", "--storage-location", metavar="LOCATION", help="the storage location to use"
+        )
+    parser.add_argument("-c", "--config", help="the configuration to take options from")
+    if database:
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_django_options(parser: CommandParser) -> None:
+    """Django's own options, which it knows only before the verb, after it too."""
+    for names in (("--settings",), ("--pythonpath",), ("-v", "--verbosity")):
+        parser.add_argument(*names, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    for name in ("--traceback", "--no-color", "--force-color", "--skip-checks"):
+        parser.add_argument(
+            name, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+
+
+VERBS = (
+    ("ls", "List dumps, newest first.", _add_ls),
+    ("dump", "Dump a database into its storage location.", _add_dump),
+    ("restore", "Restore a database from a dump or a local copy.", _add_restore),
+    ("copy", "Make a local copy of a database.", _add_copy),
+    ("cat", "Write the archive in a dump to stdout, for pg_restore.", _add_cat),
+    ("import", "Take an archive that was made elsewhere in as a dump.", _add_import),
+)
+
+
+def _arguments(given: dict[str, Any]) -> Arguments:
+    known = {field.name for field in dataclasses.fields(Arguments)}
+    return Arguments(**{name: value for name, value in given.items() if name in known})
+
+
+def _take_key_from_hooks(given: dict[str, Any]) -> None:
+    """``--pre-swap-hook migrate KEY``: a last value that has the shape of a key is the key."""
+    hooks = given["pre_swap_hooks"]
+    if given["dump_key"] is None and hooks and (hooks[-1].startswith(":") or "/" in hooks[-1]):
+        given["dump_key"] = hooks.pop()
+
+
+def _described(entry: DumpEntry) -> dict[str, Any]:
+    key = entry.key
+    return {
+        "key": key.text,
+        "instance": key.instance,
+        "database": key.database,
+        "config": key.config,
+        "taken_at": entry.taken_at.isoformat(),
+        "size": entry.stored.size,
+        "foreign": not entry.has_manifest,
+    }
+
+
+def _age(moment: datetime) -> str:
+    return human_age((datetime.now(UTC) - moment).total_seconds())

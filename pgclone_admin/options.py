@@ -1,0 +1,133 @@
+"""What a command works with: arguments over configuration over settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .core.errors import ConfigurationError, UnknownConfiguration
+from .settings import as_list, settings
+
+NO_CONFIGURATION = "none"
+"""What stands in a dump key when no configuration tells how the dump was made."""
+
+CONFIGURATION_KEYS = {
+    "database": str,
+    "dump_key": str,
+    "exclude": list,
+    "instance": str,
+    "pre_dump_hooks": list,
+    "pre_swap_hooks": list,
+    "reversible": bool,
+    "storage_location": str,
+}
+
+VERSION_1_KEYS = {"exclude_models": "exclude"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What the caller said; ``None`` for what was left open, an empty list for "none"."""
+
+    config: str | None = None
+    database: str | None = None
+    instance: str | None = None
+    storage_location: str | None = None
+    dump_key: str | None = None
+    exclude: list[str] | None = None
+    pre_dump_hooks: list[str] | None = None
+    pre_swap_hooks: list[str] | None = None
+    reversible: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What applies. ``config`` is the label for the dump key."""
+
+    config: str
+    database: str
+    instance: str
+    storage_location: str
+    dump_key: str | None
+    exclude: list[str]
+    pre_dump_hooks: list[str]
+    pre_swap_hooks: list[str]
+    reversible: bool
+
+
+def resolve(arguments: Arguments, *, verb: str) -> Options:
+    """Arguments over configuration over settings. ``verb`` is ``dump``, ``restore`` or ``""``.
+
+    Options that change the content of a dump, given beside a configuration, make its label
+    "none": such a dump is not what the name of the configuration promises.
+    """
+    name, configuration = _configuration(arguments.config, verb)
+
+    def pick(option: str) -> Any:
+        given = getattr(arguments, option)
+        if given is None:
+            given = configuration.get(option)
+        return getattr(settings, option, None) if given is None else given
+
+    changed = (arguments.exclude, arguments.pre_dump_hooks, arguments.pre_swap_hooks)
+    return Options(
+        config=NO_CONFIGURATION if any(value is not None for value in changed) else name,
+        **{option: pick(option) for option in CONFIGURATION_KEYS},
+    )
+
+
+def configuration_names() -> list[str]:
+    """Every configuration of the settings."""
+    names = {*settings.configs, *settings.dump_configs, *settings.restore_configs}
+    return sorted(str(name) for name in names)
+
+
+def _configuration(name: str | None, verb: str) -> tuple[str, Mapping[str, Any]]:
+    """The name for the dump key and the options of a configuration, in today's words."""
+    version_1: Mapping[str, Any] = {}
+    if verb == "dump":
+        version_1 = settings.dump_configs
+    elif verb == "restore":
+        version_1 = settings.restore_configs
+    if name is None:
+        if "default" in version_1:
+            return "default", _checked("default", version_1["default"])
+        return NO_CONFIGURATION, {}
+    candidates: list[Mapping[str, Any]] = [settings.configs, version_1]
+    found = [configurations[name] for configurations in candidates if name in configurations]
+    if not found and name in configuration_names():
+        # Of the other verb: it says nothing about this one.
+        return name, {}
+    if not found:
+        known = ", ".join(configuration_names()) or "none"
+        raise UnknownConfiguration(
+            f'there is no configuration "{name}"', hint=f"Configured in the settings: {known}."
+        )
+    if len(found) > 1:
+        raise ConfigurationError(
+            f'the configuration "{name}" stands in PGCLONE_CONFIGS and in the settings of 1.x',
+            hint="Remove one of them.",
+        )
+    return name, _checked(name, found[0])
+
+
+def _checked(name: str, configuration: Any) -> Mapping[str, Any]:
+    if not isinstance(configuration, Mapping):
+        raise ConfigurationError(f'the configuration "{name}" is no mapping')
+    options: dict[str, Any] = {}
+    for key, value in configuration.items():
+        option = VERSION_1_KEYS.get(str(key), str(key))
+        kind = CONFIGURATION_KEYS.get(option)
+        where = f'"{key}" of the configuration "{name}"'
+        if kind is None:
+            known = ", ".join(CONFIGURATION_KEYS)
+            raise ConfigurationError(f"{where} is not known", hint=f"Known: {known}.")
+        if option in options:
+            raise ConfigurationError(f"{where} is given twice, under its old and its new name")
+        if value is None:
+            continue
+        if kind is not list and not isinstance(value, kind):
+            raise ConfigurationError(f"{where} has to be of type {kind.__name__}")
+        options[option] = as_list(value, where) if kind is list else value
+    return options

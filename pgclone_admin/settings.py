@@ -1,0 +1,220 @@
+"""Every PGCLONE_* setting: its default, its type and what it means.
+
+Read when it is asked for, so that ``override_settings`` works. A value of the wrong type is a
+:class:`~pgclone_admin.core.errors.ConfigurationError`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.db import DEFAULT_DB_ALIAS
+
+from .core.errors import ConfigurationError
+from .core.programs import Codec
+
+VERSION_1_HOOK_SETTINGS = {
+    "PGCLONE_PRE_DUMP_HOOKS": "PRE_DUMP_HOOKS",
+    "PGCLONE_PRE_SWAP_HOOKS": "PRE_SWAP_HOOKS",
+}
+"""Names without the prefix, as the documentation of django-pgclone has them."""
+
+
+class Settings:
+    """The settings as attributes."""
+
+    @property
+    def storage_location(self) -> str:
+        """PGCLONE_STORAGE_LOCATION: where dumps are kept, ``.pgclone/`` by default.
+
+        A directory (a relative one lies in ``BASE_DIR``), ``s3://bucket/prefix/``, or
+        ``storages:<alias>/prefix/`` for an alias of Django's STORAGES.
+        """
+        return str(_get("STORAGE_LOCATION", ".pgclone/", str, os.PathLike))
+
+    @property
+    def instance(self) -> str:
+        """PGCLONE_INSTANCE: label of where dumps are made, the host name by default."""
+        return str(_get("INSTANCE", socket.gethostname(), str))
+
+    @property
+    def database(self) -> str:
+        """PGCLONE_DATABASE: alias of the database that is meant when none is named."""
+        return str(_get("DATABASE", DEFAULT_DB_ALIAS, str))
+
+    @property
+    def configs(self) -> Mapping[str, Any]:
+        """PGCLONE_CONFIGS: named sets of options for ``-c``."""
+        return _mapping("CONFIGS")
+
+    @property
+    def dump_configs(self) -> Mapping[str, Any]:
+        """PGCLONE_DUMP_CONFIGS of 1.x: for dumps; ``default`` applies without ``-c``."""
+        return _mapping("DUMP_CONFIGS")
+
+    @property
+    def restore_configs(self) -> Mapping[str, Any]:
+        """PGCLONE_RESTORE_CONFIGS of 1.x: for restores; ``default`` applies without ``-c``."""
+        return _mapping("RESTORE_CONFIGS")
+
+    @property
+    def allow_dump(self) -> bool:
+        """PGCLONE_ALLOW_DUMP: whether dumps may be made here, ``True`` by default."""
+        return bool(_get("ALLOW_DUMP", True, bool))
+
+    @property
+    def allow_restore(self) -> bool:
+        """PGCLONE_ALLOW_RESTORE: whether databases may be replaced here, ``True`` by default."""
+        return bool(_get("ALLOW_RESTORE", True, bool))
+
+    @property
+    def allow_copy(self) -> bool:
+        """PGCLONE_ALLOW_COPY: whether local copies may be made here, ``True`` by default."""
+        return bool(_get("ALLOW_COPY", True, bool))
+
+    @property
+    def exclude(self) -> list[str]:
+        """PGCLONE_EXCLUDE: models (``app.Model``) whose rows dumps leave out."""
+        return as_list(_get("EXCLUDE", [], list, tuple, str), "PGCLONE_EXCLUDE")
+
+    @property
+    def reversible(self) -> bool:
+        """PGCLONE_REVERSIBLE: whether restores keep ``:pre`` and ``:post``."""
+        return bool(_get("REVERSIBLE", False, bool))
+
+    @property
+    def pre_dump_hooks(self) -> list[str]:
+        """PGCLONE_PRE_DUMP_HOOKS: run on the live database before a dump; none by default."""
+        return _hooks("PGCLONE_PRE_DUMP_HOOKS", [])
+
+    @property
+    def pre_swap_hooks(self) -> list[str]:
+        """PGCLONE_PRE_SWAP_HOOKS: run on the temporary database, ``["migrate"]`` by default."""
+        return _hooks("PGCLONE_PRE_SWAP_HOOKS", ["migrate"])
+
+    @property
+    def conn_db(self) -> str:
+        """PGCLONE_CONN_DB: the maintenance database, ``postgres`` by default.
+
+        This app connects to it to create, rename and drop others, and holds its locks there.
+        """
+        return str(_get("CONN_DB", None, str) or "postgres")
+
+    @property
+    def connections(self) -> Mapping[str, Mapping[str, Any]]:
+        """PGCLONE_CONNECTIONS: per alias, HOST, PORT, USER, PASSWORD and OPTIONS for this app.
+
+        For sites whose own connection goes through a pooler, or whose role lacks CREATEDB.
+        """
+        return _mapping("CONNECTIONS")
+
+    @property
+    def statement_timeout(self) -> int | None:
+        """PGCLONE_STATEMENT_TIMEOUT: milliseconds for one statement of maintenance work."""
+        return _milliseconds("STATEMENT_TIMEOUT")
+
+    @property
+    def lock_timeout(self) -> int | None:
+        """PGCLONE_LOCK_TIMEOUT: milliseconds that maintenance work and pg_dump wait for a lock."""
+        return _milliseconds("LOCK_TIMEOUT")
+
+    @property
+    def s3_config(self) -> Mapping[str, Any]:
+        """PGCLONE_S3_CONFIG: credentials and region for ``s3://`` locations, under their AWS_*
+        names; options of django-storages' ``S3Storage`` are taken too."""
+        return _mapping("S3_CONFIG")
+
+    @property
+    def s3_endpoint_url(self) -> str | None:
+        """PGCLONE_S3_ENDPOINT_URL: the server of ``s3://`` locations when it is not Amazon's."""
+        value = _get("S3_ENDPOINT_URL", None, str)
+        return None if value is None else str(value)
+
+    @property
+    def validate_dump_keys(self) -> bool:
+        """PGCLONE_VALIDATE_DUMP_KEYS: whether only files with a standard key count as dumps."""
+        return bool(_get("VALIDATE_DUMP_KEYS", True, bool))
+
+    @property
+    def compression(self) -> Codec:
+        """PGCLONE_COMPRESSION: ``zstd[:1-19]`` (default), ``gzip[:1-9]`` or ``none``."""
+        return parse_codec(str(_get("COMPRESSION", "zstd", str)))
+
+    @property
+    def bin_dirs(self) -> list[str]:
+        """PGCLONE_BIN_DIR: directory, or directories, of pg_dump and pg_restore.
+
+        Without it PATH and the usual directories of the system are looked through.
+        """
+        value = _get("BIN_DIR", [], str, os.PathLike, list, tuple)
+        values = [value] if isinstance(value, str | os.PathLike) else value
+        return [str(base_dir() / directory) for directory in values if directory]
+
+
+settings = Settings()
+
+HIGHEST_LEVELS = {"zstd": 19, "gzip": 9, "none": None}
+
+
+def parse_codec(text: str) -> Codec:
+    name, colon, level = text.partition(":")
+    highest = HIGHEST_LEVELS.get(name)
+    if name in HIGHEST_LEVELS and not colon:
+        return Codec(name)
+    if highest and level.isascii() and level.isdecimal() and 1 <= int(level) <= highest:
+        return Codec(name, int(level))
+    raise ConfigurationError(
+        f"PGCLONE_COMPRESSION cannot be {text!r}",
+        hint="It is zstd, gzip or none; a level follows a colon: zstd:1 to 19, gzip:1 to 9.",
+    )
+
+
+def base_dir() -> Path:
+    """Where relative paths begin: ``BASE_DIR`` of the project, else the current directory."""
+    return Path(getattr(django_settings, "BASE_DIR", None) or Path.cwd())
+
+
+def as_list(value: Any, where: str) -> list[str]:
+    """A list of texts; one text alone counts as a list of one, as in 1.x."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return list(value)
+    raise ConfigurationError(f"{where} has to be a list of texts")
+
+
+def _get(name: str, default: Any, *kinds: type) -> Any:
+    value = getattr(django_settings, f"PGCLONE_{name}", None)
+    if value is None:
+        return default
+    if not isinstance(value, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise ConfigurationError(f"PGCLONE_{name} has to be of type {expected}")
+    return value
+
+
+def _mapping(name: str) -> Mapping[str, Any]:
+    value: Mapping[str, Any] = _get(name, {}, Mapping)
+    return value
+
+
+def _milliseconds(name: str) -> int | None:
+    value = _get(name, None, int)
+    if value is None:
+        return None
+    if isinstance(value, bool) or value < 0:
+        raise ConfigurationError(f"PGCLONE_{name} has to be a number of milliseconds")
+    return int(value)
+
+
+def _hooks(name: str, default: list[str]) -> list[str]:
+    for candidate in (name, VERSION_1_HOOK_SETTINGS[name]):
+        value = getattr(django_settings, candidate, None)
+        if value is not None:
+            return as_list(value, candidate)
+    return default

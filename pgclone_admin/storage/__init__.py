@@ -1,0 +1,61 @@
+"""Storage locations: a directory, a bucket, or any backend of django-storages.
+
+Each is a :class:`Backend`: bytes under names, published whole or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.files.storage import FileSystemStorage, InvalidStorageError, Storage, storages
+from storages.backends.s3 import S3Storage
+
+from ..core.errors import ConfigurationError
+from ..settings import base_dir
+from .base import Backend, Stored
+from .files import FileBackend
+from .generic import GenericBackend
+from .s3 import S3Backend
+
+__all__ = ["Backend", "Stored", "open_backend"]
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):")
+
+
+def open_backend(location: str) -> Backend:
+    """The backend behind a storage location; :class:`ConfigurationError` for an unknown kind."""
+    if location.startswith("s3://"):
+        return S3Backend.of_location(location)
+    if location.startswith("storages:"):
+        return _of_alias(location)
+    if not location or "\0" in location:
+        raise ConfigurationError("a storage location cannot be empty")
+    if (match := _SCHEME.match(location)) is not None:
+        raise ConfigurationError(
+            f'storage locations of the kind "{match[1]}:" are not known',
+            hint="A location is a directory, s3://bucket/prefix/ or storages:<alias>/prefix/.",
+        )
+    return FileBackend.of_directory(base_dir() / location)
+
+
+def _of_alias(location: str) -> Backend:
+    alias, _slash, rest = location.removeprefix("storages:").partition("/")
+    prefix = "".join(f"{part}/" for part in rest.split("/") if part)
+    try:
+        storage = storages[alias]
+    except (InvalidStorageError, ImproperlyConfigured) as error:
+        raise ConfigurationError(
+            f'the storage "{alias}" cannot be used: {error}',
+            hint="Name an alias of STORAGES: storages:<alias>/prefix/.",
+        ) from error
+    if isinstance(storage, FileSystemStorage) and _saves_as(storage, FileSystemStorage):
+        return FileBackend(storage, prefix)
+    if isinstance(storage, S3Storage) and _saves_as(storage, S3Storage):
+        return S3Backend(storage, prefix)
+    return GenericBackend(storage, prefix)
+
+
+def _saves_as(storage: Storage, parent: type) -> bool:
+    """Whether a storage saves as its parent class does; one with its own way is asked to do so."""
+    return bool(getattr(type(storage), "_save", None) is getattr(parent, "_save", None))

@@ -1,0 +1,103 @@
+"""What every storage backend does."""
+
+from __future__ import annotations
+
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from botocore.exceptions import BotoCoreError, ClientError
+from django.core.exceptions import SuspiciousOperation
+
+from ..core.dump import Content
+from ..core.errors import InvalidName, PgcloneError, StorageError
+from ..core.streams import Readable
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One file of a storage: its name, bytes, and when it was last changed (UTC)."""
+
+    name: str
+    size: int | None
+    modified: datetime | None
+
+
+class Backend(ABC):
+    """Bytes under names relative to a storage location.
+
+    Every method raises :class:`StorageError` when the storage fails.
+    """
+
+    @abstractmethod
+    def save(self, name: str, content: Content, *, expected_size: int) -> None:
+        """Publishes all of ``content`` under ``name``, or nothing.
+
+        ``Conflict`` when the name is taken. What ``content`` raises goes through, after what was
+        written so far is removed. ``expected_size`` in bytes is a guess from above.
+        """
+
+    @abstractmethod
+    def open(self, name: str) -> Readable:
+        """The stored bytes, in order, read as they are asked for."""
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """Bytes under the name, or ``None`` when nothing is there."""
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Removes what is under the name, if anything."""
+
+    @abstractmethod
+    def list(self, prefix: str) -> Iterator[Stored]:
+        """Every file whose name begins with ``prefix``, in no order."""
+
+
+@contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Turns what a storage raises into a sentence; what it was cannot hold a secret.
+
+    Errors of ours, which come through a storage from what it reads, stay as they are.
+    """
+    try:
+        yield
+    except PgcloneError:
+        raise
+    except ClientError as error:
+        raise _client_error(what, error) from error
+    except SuspiciousOperation as error:
+        raise InvalidName(f"{what}: the name points out of the storage location") from error
+    except BotoCoreError as error:
+        raise StorageError(
+            f"{what}: {error}", hint="Check the endpoint, region and credentials of the storage."
+        ) from error
+    except OSError as error:
+        raise StorageError(f"{what}: {error.strerror or error}", hint=_hint(error)) from error
+
+
+def _client_error(what: str, error: ClientError) -> StorageError:
+    details = error.response.get("Error", {})
+    code = str(details.get("Code", "unknown"))
+    hints = {
+        "NoSuchBucket": "Create the bucket, or correct its name in the storage location.",
+        "404": "Create the bucket, or correct its name in the storage location.",
+        "AccessDenied": "Allow the credentials to list, read, write and delete in the bucket.",
+        "403": "Allow the credentials to list, read, write and delete in the bucket.",
+        "InvalidAccessKeyId": "Check the credentials of the storage.",
+        "SignatureDoesNotMatch": "Check the credentials of the storage.",
+    }
+    return StorageError(
+        f"{what}: {code}, {details.get('Message') or 'no reason was given'}", hint=hints.get(code)
+    )
+
+
+def _hint(error: OSError) -> str | None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "The disk is full. What was written so far has been removed."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Let the user that runs this command write to the storage location."
+    return None

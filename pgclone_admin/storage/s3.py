@@ -1,0 +1,199 @@
+"""Dumps in a bucket of S3, or of a server that speaks its protocol."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import BotoCoreError, ClientError
+from storages.backends.s3 import S3Storage
+from storages.utils import clean_name
+
+from ..core.dump import Content
+from ..core.errors import ConfigurationError, Conflict, DumpNotFound, StorageError
+from ..core.streams import Readable
+from ..settings import settings
+from .base import Backend, Stored, storage_errors
+from .generic import StreamedFile
+
+SMALLEST_PART = 8 * 1024 * 1024
+"""Bytes of one part of an upload, as long as they are enough."""
+
+MOST_PARTS = 10_000
+"""The limit of S3, which an upload of unknown size meets only at its end."""
+
+PARTS_IN_MEMORY = 4
+
+RESUMES = 5
+"""How often one download is taken up again after its connection broke."""
+
+# What the command line tool of AWS, and so PGCLONE_S3_CONFIG of django-pgclone, calls them.
+ENVIRONMENT_NAMES = {
+    "AWS_ACCESS_KEY_ID": "access_key",
+    "AWS_SECRET_ACCESS_KEY": "secret_key",
+    "AWS_SESSION_TOKEN": "security_token",
+    "AWS_PROFILE": "session_profile",
+    "AWS_DEFAULT_REGION": "region_name",
+    "AWS_REGION": "region_name",
+    "AWS_ENDPOINT_URL": "endpoint_url",
+}
+
+# Settings that a project makes for its media files and that dumps must not inherit.
+OWN_OPTIONS: dict[str, Any] = {
+    "custom_domain": None,
+    "default_acl": None,
+    "file_overwrite": True,
+    "gzip": False,
+    "object_parameters": {},
+}
+
+
+class S3Backend(Backend):
+    """A bucket behind django-storages' ``S3Storage``.
+
+    Objects appear when their upload is completed, so a failed upload leaves nothing behind. When
+    the process dies, an unfinished upload stays that nothing lists.
+    """
+
+    def __init__(self, storage: S3Storage, prefix: str = "") -> None:
+        self._storage = storage
+        self._prefix = prefix
+
+    @classmethod
+    def of_location(cls, location: str) -> S3Backend:
+        """The backend of ``s3://bucket/prefix/`` with the credentials of PGCLONE_S3_CONFIG."""
+        bucket, _slash, rest = location.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise ConfigurationError(f"the storage location {location!r} names no bucket")
+        options = {
+            **OWN_OPTIONS,
+            "bucket_name": bucket,
+            "location": "".join(f"{part}/" for part in rest.split("/") if part),
+            **_configured(settings.s3_config),
+        }
+        if settings.s3_endpoint_url is not None:
+            options["endpoint_url"] = settings.s3_endpoint_url
+        try:
+            return cls(S3Storage(**options))
+        except Exception as error:
+            raise ConfigurationError(f"PGCLONE_S3_CONFIG cannot be used: {error}") from error
+
+    def save(self, name: str, content: Content, *, expected_size: int) -> None:
+        with storage_errors(f'"{name}" cannot be stored'):
+            if self.size(name) is not None:
+                raise Conflict(f'"{name}" exists already', hint="Nothing was overwritten.")
+            storage = copy.copy(self._storage)
+            storage.transfer_config = transfer_config(expected_size)
+            storage.file_overwrite = True
+            full_name = self._prefix + name
+            saved_as = storage.save(full_name, StreamedFile(content, full_name))
+            if saved_as != full_name:
+                storage.delete(saved_as)
+                raise Conflict(f'the storage wanted to call "{name}" something else')
+
+    def open(self, name: str) -> Readable:
+        with storage_errors(f'"{name}" cannot be read'):
+            return _ResumingReader(self._object(name), name)
+
+    def size(self, name: str) -> int | None:
+        with storage_errors(f'"{name}" cannot be read'):
+            try:
+                return int(self._object(name).content_length)
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey"):
+                    self._storage.connection.meta.client.head_bucket(
+                        Bucket=self._storage.bucket_name
+                    )
+                    return None
+                raise
+
+    def delete(self, name: str) -> None:
+        with storage_errors(f'"{name}" cannot be deleted'):
+            self._storage.delete(self._prefix + name)
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        """One request for a thousand objects; sizes and dates come with them."""
+        with storage_errors(f'the bucket "{self._storage.bucket_name}" cannot be listed'):
+            root = self._key("") if self._prefix else self._storage.location.lstrip("/")
+            root = root and f"{root.rstrip('/')}/"
+            for item in self._storage.bucket.objects.filter(Prefix=root + prefix):
+                yield Stored(item.key.removeprefix(root), item.size, item.last_modified)
+
+    def _key(self, name: str) -> str:
+        return str(self._storage._normalize_name(clean_name(self._prefix + name)))
+
+    def _object(self, name: str) -> Any:
+        return self._storage.bucket.Object(self._key(name))
+
+
+def transfer_config(expected_size: int) -> TransferConfig:
+    """Parts that are as small as ``expected_size`` (bytes) allows: a worker holds four of them."""
+    # A tenth more than the database: what does not compress grows by its frames and contents.
+    needed = math.ceil(expected_size * 1.1 / (MOST_PARTS * 0.9))
+    part_size = max(SMALLEST_PART, math.ceil(needed / 1024**2) * 1024**2)
+    config = TransferConfig(multipart_threshold=part_size, multipart_chunksize=part_size)
+    config.max_in_memory_upload_chunks = PARTS_IN_MEMORY
+    return config
+
+
+class _ResumingReader:
+    """The body of an object, taken up again where its connection broke.
+
+    ``S3Storage.open`` would load the whole object before its first byte.
+    """
+
+    def __init__(self, stored: Any, name: str) -> None:
+        self._object = stored
+        self._name = name
+        self._position = 0
+        self._resumes = 0
+        try:
+            answer = stored.get()
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") == "NoSuchKey":
+                raise DumpNotFound(f'there is no dump "{name}"') from error
+            raise
+        self._size = int(answer["ContentLength"])
+        self._etag = answer["ETag"]
+        self._body = answer["Body"]
+
+    def read(self, size: int, /) -> bytes:
+        with storage_errors(f'"{self._name}" cannot be read'):
+            while True:
+                try:
+                    data: bytes = self._body.read(min(size, self._size - self._position))
+                    if data or self._position == self._size:
+                        self._position += len(data)
+                        return data
+                    problem: Exception = StorageError("the connection ended early")
+                except (BotoCoreError, OSError) as error:
+                    problem = error
+                self._resume(problem)
+
+    def _resume(self, problem: Exception) -> None:
+        self._resumes += 1
+        if self._resumes > RESUMES:
+            raise StorageError(
+                f'"{self._name}" cannot be read: the connection broke {self._resumes} times',
+                hint="Nothing was changed. Try again when the network is better.",
+            ) from problem
+        self._body.close()
+        # The digest would notice another object under the same name, but only at the end.
+        self._body = self._object.get(Range=f"bytes={self._position}-", IfMatch=self._etag)["Body"]
+
+    def close(self) -> None:
+        self._body.close()
+
+
+def _configured(config: Mapping[str, Any]) -> dict[str, Any]:
+    known = {"access_key", "secret_key", *S3Storage(bucket_name="any").get_default_settings()}
+    options = {ENVIRONMENT_NAMES.get(name, name): value for name, value in config.items()}
+    if unknown := set(options) - known:
+        raise ConfigurationError(
+            f"PGCLONE_S3_CONFIG does not know {', '.join(sorted(unknown))}",
+            hint=f"It takes {', '.join(sorted(ENVIRONMENT_NAMES))}, and the options of S3Storage.",
+        )
+    return options

@@ -1,0 +1,130 @@
+"""Dumps in a storage location, whatever django-storages backend is behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from .core.dump import Content
+from .core.errors import DumpNotFound, IntegrityError, InvalidName
+from .core.manifest import Manifest
+from .core.names import DumpKey, check_relative_path
+from .core.streams import Readable
+from .settings import settings
+from .storage import Backend, Stored, open_backend
+
+MANIFEST_SUFFIX = ".json"
+
+LARGEST_MANIFEST = 16 * 1024 * 1024
+"""Bytes above which a file beside a dump is not read as its manifest."""
+
+
+@dataclass(frozen=True)
+class DumpEntry:
+    """One dump as the listing of its storage shows it, without opening anything."""
+
+    key: DumpKey
+    stored: Stored
+    has_manifest: bool
+
+    @property
+    def taken_at(self) -> datetime:
+        """When the dump was made: what its key says, else when the file was last changed (UTC)."""
+        return self.key.taken_at or self.stored.modified or datetime.min.replace(tzinfo=UTC)
+
+
+class DumpStore:
+    """The dumps of one storage location. It is a source and a sink for the operations."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self._backend: Backend = open_backend(location)
+
+    def entries(self, prefix: str = "") -> list[DumpEntry]:
+        """Every dump whose key begins with ``prefix``, newest first, by time.
+
+        With PGCLONE_VALIDATE_DUMP_KEYS off, every file but the manifests counts as a dump.
+        """
+        files = {stored.name: stored for stored in self._backend.list(prefix)}
+        entries = []
+        for name, stored in files.items():
+            key = _readable_key(name)
+            if key is None or (settings.validate_dump_keys and not key.is_standard):
+                continue
+            if name.endswith(MANIFEST_SUFFIX) and name.removesuffix(MANIFEST_SUFFIX) in files:
+                continue
+            entries.append(DumpEntry(key, stored, key.manifest_name in files))
+        return sorted(entries, key=lambda entry: (entry.taken_at, entry.key.text), reverse=True)
+
+    # -- a source of dumps
+
+    def size(self, key: DumpKey) -> int:
+        """Bytes that are stored under the key; :class:`DumpNotFound` when there are none."""
+        size = self._backend.size(key.text)
+        if size is None:
+            raise DumpNotFound(
+                f'there is no dump "{key}" in {self.location}',
+                hint="See what there is with: pgclone ls",
+            )
+        return size
+
+    def manifest(self, key: DumpKey) -> Manifest | None:
+        """The manifest, or ``None`` for a foreign dump; :class:`IntegrityError` for a bad one."""
+        size = self._backend.size(key.manifest_name)
+        if size is None:
+            return None
+        if size > LARGEST_MANIFEST:
+            raise IntegrityError(f'the manifest of the dump "{key}" is too large to be one')
+        stream = self._backend.open(key.manifest_name)
+        try:
+            blocks = iter(lambda: stream.read(64 * 1024), b"")
+            manifest = Manifest.from_json(b"".join(blocks))
+        finally:
+            stream.close()
+        if manifest.key != key.text:
+            raise IntegrityError(
+                f'the manifest beside the dump "{key}" belongs to the dump "{manifest.key}"',
+                hint="Dump and manifest were moved apart. Move them together, under one name.",
+            )
+        return manifest
+
+    def open(self, key: DumpKey) -> Readable:
+        return self._backend.open(key.text)
+
+    # -- a sink for dumps
+
+    def save(self, key: DumpKey, content: Content, *, source_size: int) -> None:
+        check_relative_path(key.text)
+        self._backend.save(key.text, content, expected_size=source_size)
+
+    def save_manifest(self, manifest: Manifest) -> None:
+        name = DumpKey.parse(manifest.key).manifest_name
+        data = manifest.to_json()
+        self._backend.save(name, _Bytes(data), expected_size=len(data))
+
+    def delete(self, key: DumpKey) -> None:
+        """Removes the manifest and then the dump; neither need be there."""
+        for name in (key.manifest_name, key.text):
+            self._backend.delete(name)
+
+
+class _Bytes:
+    """A few bytes as something to be stored."""
+
+    complete = True
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    def read(self, size: int = -1, /) -> bytes:
+        taken = len(self._data) if size < 0 else size
+        data, self._data = self._data[:taken], self._data[taken:]
+        return data
+
+
+def _readable_key(name: str) -> DumpKey | None:
+    try:
+        return DumpKey.parse(name)
+    except InvalidName:
+        return None
