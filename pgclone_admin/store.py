@@ -56,6 +56,13 @@ class DumpStore:
             entries.append(DumpEntry(key, stored, key.manifest_name in files))
         return sorted(entries, key=lambda entry: (entry.taken_at, entry.key.text), reverse=True)
 
+    def find(self, text: str) -> DumpKey | None:
+        """The dump whose whole key is ``text``, if there is one."""
+        key = _readable_key(text)
+        if key is None or (settings.validate_dump_keys and not key.is_standard):
+            return None
+        return None if self._backend.size(key.text) is None else key
+
     # -- a source of dumps
 
     def size(self, key: DumpKey) -> int:

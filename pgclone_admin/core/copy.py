@@ -13,11 +13,12 @@ from .archive import OpenedArchive
 from .connection import ConnectionParams
 from .errors import PgcloneError, TooBusy
 from .load import LoadReport, load_archive
+from .marks import Database, Mark
 from .process import Child
 from .programs import Codec, choose_program, dump_command
 from .progress import Reporter
 from .properties import carry
-from .server import Database, Mark, Server, remove_session_limits
+from .server import Server, remove_session_limits
 
 POLL = 0.01
 """Seconds between two looks at who is still connected."""

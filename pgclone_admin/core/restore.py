@@ -22,13 +22,14 @@ from .errors import (
 )
 from .load import LoadReport, load_archive
 from .manifest import Manifest
+from .marks import Database, Mark
 from .names import DumpKey, LocalKey, derived_name
 from .programs import choose_program
 from .progress import Reporter
 from .properties import carry
-from .server import Database, Mark, Server, remove_session_limits
+from .server import Server, remove_session_limits
 from .streams import ArchiveReader, Readable, StoredReader
-from .swap import swap
+from .swap import put_in_place, swap
 
 TemporaryHooks = Callable[[str], None]
 """Runs the pre-swap hooks; is given the name of the temporary database."""
@@ -49,7 +50,8 @@ class Source(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreRequest:
-    """``live`` is the name of the database to replace; ``maintenance`` reaches its server."""
+    """``live`` is the name of the database to replace, or to make; ``maintenance`` reaches its
+    server."""
 
     live: str
     maintenance: ConnectionParams
@@ -88,7 +90,7 @@ def restore_dump(
     after a failed hook.
     """
 
-    def build(server: Server, live: Database, mark: Mark) -> tuple[Database, LoadReport]:
+    def build(server: Server, model: Database, mark: Mark) -> tuple[Database, LoadReport]:
         manifest = _trusted_manifest(request, server, source, key, reporter)
         with ExitStack() as stack:
             reporter.phase("restoring", total=source.size(key))
@@ -104,12 +106,13 @@ def restore_dump(
                 directories=request.program_directories,
                 oldest=archive.contents.oldest_reader if archive.contents else 0,
             )
-            temporary = server.create_like(live, mark)
+            temporary = server.create_like(model, mark)
             with _dropped_on_error(server, temporary):
-                with server.transaction() as cursor:
-                    carry(cursor, live, temporary, temporary.name)
+                if model.name == request.live:
+                    with server.transaction() as cursor:
+                        carry(cursor, model, temporary, temporary.name)
                 target = server.params.with_dbname(temporary.name).with_role(
-                    server.role_to_take(live.owner)
+                    server.role_to_take(model.owner)
                 )
                 try:
                     report = load_archive(archive, target, program, reporter)
@@ -138,22 +141,20 @@ def restore_local(
     :func:`restore_dump`.
     """
 
-    def build(server: Server, live: Database, mark: Mark) -> tuple[Database, LoadReport]:
+    def build(server: Server, _model: Database, mark: Mark) -> tuple[Database, LoadReport]:
         reporter.phase("copying")
         copied = copy_database(
             server,
-            server.existing(key.database_name(live.name)),
+            server.existing(name),
             mark,
             reporter,
             program_directories=request.program_directories,
         )
         return copied.database, LoadReport()
 
-    with Server.connected(request.maintenance) as server:
-        name = key.database_name(request.live)
-        if name == request.live:
-            raise Conflict(f'the database "{name}" cannot be restored from itself')
-        server.existing(name)
+    name = key.database_name(request.live)
+    if name == request.live:
+        raise Conflict(f'the database "{name}" cannot be restored from itself')
     return _restore(request, str(key), build, reporter, pre_swap_hooks, parked_as="undo")
 
 
@@ -177,9 +178,10 @@ def _restore(
     ) as server:
         names = _Names(request.live, request.beside)
         server.lock(names.live, exclusive=True)
-        live = server.existing(names.live)
-        server.check_may_create(live.owner)
-        if request.beside is None:
+        live = server.database(names.live)
+        model = live or server.pattern()
+        server.check_may_create(model.owner)
+        if live is not None and request.beside is None:
             server.check_sessions_can_be_ended(live.oid)
         _check_names(server, names, request.protected)
         _finish_earlier_swap(server, names)
@@ -187,7 +189,7 @@ def _restore(
         def mark(name: str, kind: str) -> Mark:
             return Mark.new(name=name, kind=kind, of=names.live, source=source)
 
-        temporary, report = build(server, live, mark(names.temporary, "temporary"))
+        temporary, report = build(server, model, mark(names.temporary, "temporary"))
         _tell(report, reporter)
         with _dropped_on_error(server, temporary):
             reporter.phase("hooks")
@@ -195,6 +197,9 @@ def _restore(
             if request.beside is not None:
                 server.settle(temporary.name, mark(names.beside, "beside"))
                 return RestoreResult(names.beside, None, report)
+            if live is None:
+                put_in_place(server, temporary, names.live)
+                return RestoreResult(names.live, None, report)
             makes_post = request.reversible and parked_as == "pre"
             if makes_post:
                 # After the hooks: a copy of what was there before them could hold the raw rows of

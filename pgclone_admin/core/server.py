@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import secrets
 import time
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import Any, Self
 
 import psycopg2
@@ -25,10 +22,17 @@ from .errors import (
     TooBusy,
     UnknownDatabase,
 )
+from .marks import (
+    NEW_DATABASE_PREFIX,
+    Database,
+    Mark,
+    Session,
+    new_database_name,
+    option,
+    options_like,
+    set_comment,
+)
 from .names import check_database_name
-
-MARK_PREFIX = "pgclone_admin "
-NEW_DATABASE_PREFIX = "pgclone_new_"
 
 LOCK_SPACE = 0x7067636C
 """First half of the advisory locks of this app: "pgcl"."""
@@ -41,78 +45,6 @@ SESSION_LIMITS = (
     "transaction_timeout",
 )
 """Settings of a role or database that could end a session of ours half-way."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mark:
-    """The comment that says that a database was made here and may be dropped here.
-
-    It holds for the name it names only: a database that somebody renamed is theirs.
-    """
-
-    name: str
-    kind: str
-    """``temporary``, ``parked``, ``pre``, ``post``, ``undo``, ``copy`` or ``beside``."""
-    of: str
-    """The live database it was made for."""
-    made_at: str
-    """ISO 8601, UTC."""
-    source: str = ""
-    """The key it was made from."""
-    becomes: str = ""
-    """What a parked database is to become after the swap: ``pre``, ``undo``, or dropped."""
-
-    @classmethod
-    def new(cls, *, name: str, kind: str, of: str, source: str = "", becomes: str = "") -> Mark:
-        made_at = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(name=name, kind=kind, of=of, made_at=made_at, source=source, becomes=becomes)
-
-    def comment(self) -> str:
-        return MARK_PREFIX + json.dumps(asdict(self), ensure_ascii=False)
-
-    @classmethod
-    def read(cls, comment: str | None, name: str) -> Mark | None:
-        if comment is None or not comment.startswith(MARK_PREFIX):
-            return None
-        try:
-            mark = cls(**json.loads(comment.removeprefix(MARK_PREFIX)))
-        except (ValueError, TypeError):
-            return None
-        return mark if mark.name == name else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Database:
-    """One row of ``pg_database``, with the names behind its oids."""
-
-    oid: int
-    name: str
-    owner: str
-    is_template: bool
-    allows_connections: bool
-    connection_limit: int
-    comment: str | None
-    tablespace: str
-    encoding: str
-    row: dict[str, Any]
-    """The whole row; its columns differ from version to version."""
-
-    @property
-    def mark(self) -> Mark | None:
-        return Mark.read(self.comment, self.name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Session:
-    """Somebody who is connected to a database."""
-
-    pid: int
-    user: str
-    is_superuser: bool
-    application: str
-
-    def __str__(self) -> str:
-        return f"{self.user} ({self.application or 'no application name'}, pid {self.pid})"
 
 
 class Server:
@@ -181,9 +113,10 @@ class Server:
             raise UnknownDatabase(f'there is no database "{name}" on {self.params.where}')
         return database
 
-    def databases(self) -> list[Database]:
-        """Every database that can be connected to and is no template."""
-        return self._databases("d.datallowconn AND NOT d.datistemplate", [])
+    def pattern(self) -> Database:
+        """What a database is made like when there is none to be replaced: as CREATE DATABASE of
+        this role would make it."""
+        return replace(self.existing("template0"), owner=self.role()[0])
 
     def usable_databases(self) -> list[Database]:
         """The databases that this role may copy: those whose owner it is or can be."""
@@ -294,7 +227,7 @@ class Server:
         in one transaction: nothing under that name is ever unmarked.
         """
         name = new_database_name()
-        self._create(name, "template0", _like(model))
+        self._create(name, "template0", options_like(model))
         return self.settle(name, mark)
 
     def clone(self, source: Database, mark: Mark) -> Database:
@@ -304,9 +237,9 @@ class Server:
         within the five seconds that the server waits.
         """
         name = new_database_name()
-        options = [_option("OWNER", sql.Identifier(source.owner))]
+        options = [option("OWNER", sql.Identifier(source.owner))]
         if self.major >= 15:
-            options.append(_option("STRATEGY", sql.SQL("FILE_COPY")))
+            options.append(option("STRATEGY", sql.SQL("FILE_COPY")))
         self._create(name, source.name, options)
         return self.settle(name, mark)
 
@@ -436,18 +369,6 @@ def remove_session_limits(connection: Connection) -> None:
         )
 
 
-def new_database_name() -> str:
-    return NEW_DATABASE_PREFIX + secrets.token_hex(8)
-
-
-def set_comment(cursor: Any, database: str, comment: str | None) -> None:
-    cursor.execute(
-        sql.SQL("COMMENT ON DATABASE {} IS {}").format(
-            sql.Identifier(database), sql.Literal(comment)
-        )
-    )
-
-
 def refused(error: psycopg2.Error) -> PgcloneError:
     """An error of the server that nobody expected, as one of ours."""
     return explained(error, "the PostgreSQL server refused")
@@ -464,36 +385,3 @@ def explained(error: psycopg2.Error, what: str) -> PgcloneError:
     if isinstance(error, psycopg2.OperationalError):
         return ServerUnavailable(message)
     return Conflict(message)
-
-
-def _option(name: str, value: sql.Composable) -> sql.Composable:
-    return sql.SQL("{} {}").format(sql.SQL(name), value)
-
-
-def _like(model: Database) -> list[sql.Composable]:
-    """The options of CREATE DATABASE that make another one like ``model``."""
-    row = model.row
-    options: dict[str, sql.Composable] = {
-        "OWNER": sql.Identifier(model.owner),
-        "ENCODING": sql.Literal(model.encoding),
-        "LC_COLLATE": sql.Literal(row["datcollate"]),
-        "LC_CTYPE": sql.Literal(row["datctype"]),
-    }
-    # Naming a tablespace needs a right to it, also where the template lies in it anyway.
-    if model.tablespace != "pg_default":
-        options["TABLESPACE"] = sql.Identifier(model.tablespace)
-    # datlocprovider came with 15, daticurules with 16; 17 renamed daticulocale to datlocale.
-    locale = row.get("datlocale") or row.get("daticulocale")
-    match row.get("datlocprovider"):
-        case "i":
-            options |= {"LOCALE_PROVIDER": sql.SQL("icu"), "ICU_LOCALE": sql.Literal(locale)}
-            if row.get("daticurules"):
-                options["ICU_RULES"] = sql.Literal(row["daticurules"])
-        case "b":
-            options |= {
-                "LOCALE_PROVIDER": sql.SQL("builtin"),
-                "BUILTIN_LOCALE": sql.Literal(locale),
-            }
-        case _:
-            pass
-    return [_option(name, value) for name, value in options.items()]

@@ -17,8 +17,9 @@ from psycopg2 import sql
 
 from .connection import Connection, ConnectionParams, one_row
 from .errors import PgcloneError, TooBusy
+from .marks import Database, Mark, set_comment
 from .properties import carry
-from .server import Database, Mark, Server, explained, remove_session_limits, set_comment
+from .server import Server, explained, remove_session_limits
 
 POLL = 0.01
 """Seconds between two looks at who is still connected."""
@@ -62,6 +63,20 @@ def swap(
             # The connection broke after the server had committed.
             return SwapResult(attempt.seconds)
         raise _as_error(attempt.error, refused) from attempt.error
+
+
+def put_in_place(server: Server, temporary: Database, name: str) -> None:
+    """Gives ``temporary`` the name of a live database that does not exist yet."""
+    try:
+        with server.transaction() as cursor:
+            cursor.execute(
+                sql.SQL("ALTER DATABASE {} RENAME TO {}").format(
+                    sql.Identifier(temporary.name), sql.Identifier(name)
+                )
+            )
+            set_comment(cursor, name, None)
+    except psycopg2.Error as error:
+        raise explained(error, f'the database "{name}" could not be put in place') from error
 
 
 def has_swapped(maintenance: ConnectionParams, live: Database, temporary: Database) -> bool:

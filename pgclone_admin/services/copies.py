@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ..core.copy import CopyResult, copy_database
 from ..core.errors import NotAllowed
+from ..core.marks import Mark
 from ..core.progress import Reporter
-from ..core.server import Mark, Server
+from ..core.server import Server
 from ..databases import live_name, maintenance_params, protected_names
 from ..options import Options
 from ..settings import settings

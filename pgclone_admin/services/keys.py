@@ -31,10 +31,9 @@ def resolve_key(text: str, store: DumpStore) -> Resolved:
     """
     if text.startswith(":"):
         return Resolved(LocalKey.parse(text))
+    if (exact := store.find(text)) is not None:
+        return Resolved(exact)
     entries = store.entries()
-    for entry in entries:
-        if entry.key.text == text:
-            return Resolved(entry.key)
     readings = {
         "the beginning of a dump key": with_prefix(entries, text),
         "the alias of a database": of_database(entries, text),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -17,9 +16,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ...core.errors import PgcloneError, UsageError
 from ...core.server import refused
-from ...options import Arguments, Options, resolve
+from ...options import Options, resolve
 from ...services import copies, dumps, listing, restores
 from ...store import DumpEntry
+from ..arguments import VERBS, add_django_options, given_arguments, take_key_from_hooks
 from ..console import ConsoleReporter, cancel_on_signals, human_age, human_size
 
 INTERRUPTED = 130
@@ -39,7 +39,7 @@ class Command(BaseCommand):
         for name, summary, add in VERBS:
             verb = verbs.add_parser(name, help=summary, description=summary)
             add(verb)
-            _add_django_options(verb)
+            add_django_options(verb)
 
     def run_from_argv(self, argv: list[str]) -> None:
         """As Django's, but with the sentence of an error and its hint instead of its class."""
@@ -81,7 +81,7 @@ class Command(BaseCommand):
     # -- the verbs
 
     def _ls(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
-        options = resolve(_arguments(given), verb="")
+        options = resolve(given_arguments(given), verb="")
         if given["local"]:
             self._ls_local(options, given)
             return
@@ -140,7 +140,7 @@ class Command(BaseCommand):
             self._print([str(entry.key) for entry in entries])
 
     def _dump(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
-        options = resolve(_arguments(given), verb="dump")
+        options = resolve(given_arguments(given), verb="dump")
         manifest = dumps.create_dump(options, reporter)
         reporter.close()
         if given["json"]:
@@ -149,8 +149,8 @@ class Command(BaseCommand):
             self._print([manifest.key])
 
     def _restore(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
-        _take_key_from_hooks(given)
-        options = resolve(_arguments(given), verb="restore")
+        take_key_from_hooks(given)
+        options = resolve(given_arguments(given), verb="restore")
         restored = restores.restore(
             options, reporter, beside=given["to"], trust_foreign=given["trust"]
         )
@@ -173,7 +173,7 @@ class Command(BaseCommand):
             self._print([str(restored.key)])
 
     def _copy(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
-        options = resolve(_arguments(given), verb="")
+        options = resolve(given_arguments(given), verb="")
         result = copies.copy_live(
             options, given["dump_key"], reporter, end_sessions=given["end_sessions"]
         )
@@ -193,7 +193,7 @@ class Command(BaseCommand):
             self._print([given["dump_key"]])
 
     def _cat(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
-        options = resolve(_arguments(given), verb="restore")
+        options = resolve(given_arguments(given), verb="restore")
         if sys.stdout.isatty():
             raise UsageError(
                 "an archive is not written to a terminal",
@@ -203,7 +203,7 @@ class Command(BaseCommand):
         sys.stdout.flush()
 
     def _import(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
-        options = resolve(_arguments(given), verb="")
+        options = resolve(given_arguments(given), verb="")
         manifest = dumps.import_archive(
             options, Path(given["file"]), reporter, instance=given["instance"]
         )
@@ -241,150 +241,6 @@ class _Failure(Exception):
     def __init__(self, error: PgcloneError) -> None:
         super().__init__(str(error))
         self.error = error
-
-
-# -- the arguments
-
-
-def _add_ls(parser: CommandParser) -> None:
-    parser.add_argument(
-        "dump_key", nargs="?", metavar="PREFIX", help="whole first parts of keys, or a database"
-    )
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--instances", action="store_true", help="list instances only")
-    what.add_argument("--databases", action="store_true", help="list databases only")
-    what.add_argument(
-        "--only-db-names", action="store_true", dest="databases", help="the same, as 1.x had it"
-    )
-    what.add_argument("--configs", action="store_true", help="list configurations only")
-    what.add_argument("--local", action="store_true", help="list local copies")
-    parser.add_argument("--long", action="store_true", help="add size, age and source")
-    _add_common(parser, "the database whose local copies are listed")
-
-
-def _add_dump(parser: CommandParser) -> None:
-    parser.add_argument(
-        "-e",
-        "--exclude",
-        "--exclude-model",
-        nargs="*",
-        action="extend",
-        metavar="MODEL",
-        help="models (app.Model) whose rows are left out",
-    )
-    parser.add_argument(
-        "--pre-dump-hook",
-        nargs="*",
-        action="extend",
-        dest="pre_dump_hooks",
-        metavar="HOOK",
-        help="hooks to run on the live database before; without a value none",
-    )
-    _add_instance(parser)
-    _add_common(parser, "the database to dump")
-
-
-def _add_restore(parser: CommandParser) -> None:
-    parser.add_argument(
-        "dump_key",
-        nargs="?",
-        metavar="KEY",
-        help="a key, the first parts of keys, a database, or a local copy (:pre, :post, :undo, "
-        ":name); a name means its newest dump",
-    )
-    parser.add_argument(
-        "--pre-swap-hook",
-        nargs="*",
-        action="extend",
-        dest="pre_swap_hooks",
-        metavar="HOOK",
-        help="hooks to run on the temporary database; without a value none",
-    )
-    parser.add_argument(
-        "-r",
-        "--reversible",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="keep the database as it was (:pre) and as it was restored (:post)",
-    )
-    parser.add_argument(
-        "--to", metavar=":NAME", help="keep the result beside the live database, replace nothing"
-    )
-    parser.add_argument(
-        "--trust", action="store_true", help="restore a foreign dump although you are a superuser"
-    )
-    _add_common(parser, "the database to restore to")
-
-
-def _add_copy(parser: CommandParser) -> None:
-    parser.add_argument("dump_key", metavar=":NAME", help="the local copy to make")
-    parser.add_argument(
-        "--end-sessions",
-        action="store_true",
-        help="send everybody away and take the fast way; clients wait meanwhile",
-    )
-    _add_common(parser, "the database to copy", storage=False)
-
-
-def _add_cat(parser: CommandParser) -> None:
-    parser.add_argument("dump_key", metavar="KEY", help="the dump whose archive is written")
-    _add_common(parser, "", database=False)
-
-
-def _add_import(parser: CommandParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="an archive of pg_dump --format=custom")
-    _add_instance(parser)
-    _add_common(parser, "the database it is a dump of")
-
-
-def _add_instance(parser: CommandParser) -> None:
-    parser.add_argument("-i", "--instance", help="the instance in the dump key")
-
-
-def _add_common(
-    parser: CommandParser, database_help: str, *, database: bool = True, storage: bool = True
-) -> None:
-    if database:
-        parser.add_argument("-d", "--database", metavar="ALIAS", help=database_help)
-    if storage:
-        parser.add_argument(
-            "-s", "--storage-location", metavar="LOCATION", help="the storage location to use"
-        )
-    parser.add_argument("-c", "--config", help="the configuration to take options from")
-    if database:
-        parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _add_django_options(parser: CommandParser) -> None:
-    """Django's own options, which it knows only before the verb, after it too."""
-    for names in (("--settings",), ("--pythonpath",), ("-v", "--verbosity")):
-        parser.add_argument(*names, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    for name in ("--traceback", "--no-color", "--force-color", "--skip-checks"):
-        parser.add_argument(
-            name, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
-
-
-VERBS = (
-    ("ls", "List dumps, newest first.", _add_ls),
-    ("dump", "Dump a database into its storage location.", _add_dump),
-    ("restore", "Restore a database from a dump or a local copy.", _add_restore),
-    ("copy", "Make a local copy of a database.", _add_copy),
-    ("cat", "Write the archive in a dump to stdout, for pg_restore.", _add_cat),
-    ("import", "Take an archive that was made elsewhere in as a dump.", _add_import),
-)
-
-
-def _arguments(given: dict[str, Any]) -> Arguments:
-    known = {field.name for field in dataclasses.fields(Arguments)}
-    return Arguments(**{name: value for name, value in given.items() if name in known})
-
-
-def _take_key_from_hooks(given: dict[str, Any]) -> None:
-    """``--pre-swap-hook migrate KEY``: a last value that has the shape of a key is the key."""
-    hooks = given["pre_swap_hooks"]
-    if given["dump_key"] is None and hooks and (hooks[-1].startswith(":") or "/" in hooks[-1]):
-        given["dump_key"] = hooks.pop()
 
 
 def _described(entry: DumpEntry) -> dict[str, Any]:

@@ -1,0 +1,132 @@
+"""The databases of a server, and the marks on those that were made here."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg2 import sql
+
+MARK_PREFIX = "pgclone_admin "
+NEW_DATABASE_PREFIX = "pgclone_new_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """The comment that says that a database was made here and may be dropped here.
+
+    It holds for the name it names only: a database that somebody renamed is theirs.
+    """
+
+    name: str
+    kind: str
+    """``temporary``, ``parked``, ``pre``, ``post``, ``undo``, ``copy`` or ``beside``."""
+    of: str
+    """The live database it was made for."""
+    made_at: str
+    """ISO 8601, UTC."""
+    source: str = ""
+    """The key it was made from."""
+    becomes: str = ""
+    """What a parked database is to become after the swap: ``pre``, ``undo``, or dropped."""
+
+    @classmethod
+    def new(cls, *, name: str, kind: str, of: str, source: str = "", becomes: str = "") -> Mark:
+        made_at = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(name=name, kind=kind, of=of, made_at=made_at, source=source, becomes=becomes)
+
+    def comment(self) -> str:
+        return MARK_PREFIX + json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def read(cls, comment: str | None, name: str) -> Mark | None:
+        if comment is None or not comment.startswith(MARK_PREFIX):
+            return None
+        try:
+            mark = cls(**json.loads(comment.removeprefix(MARK_PREFIX)))
+        except (ValueError, TypeError):
+            return None
+        return mark if mark.name == name else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database:
+    """One row of ``pg_database``, with the names behind its oids."""
+
+    oid: int
+    name: str
+    owner: str
+    is_template: bool
+    allows_connections: bool
+    connection_limit: int
+    comment: str | None
+    tablespace: str
+    encoding: str
+    row: dict[str, Any]
+    """The whole row; its columns differ from version to version."""
+
+    @property
+    def mark(self) -> Mark | None:
+        return Mark.read(self.comment, self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """Somebody who is connected to a database."""
+
+    pid: int
+    user: str
+    is_superuser: bool
+    application: str
+
+    def __str__(self) -> str:
+        return f"{self.user} ({self.application or 'no application name'}, pid {self.pid})"
+
+
+def new_database_name() -> str:
+    """A name that no other database has, and that tells whose it is before it has a mark."""
+    return NEW_DATABASE_PREFIX + secrets.token_hex(8)
+
+
+def set_comment(cursor: Any, database: str, comment: str | None) -> None:
+    cursor.execute(
+        sql.SQL("COMMENT ON DATABASE {} IS {}").format(
+            sql.Identifier(database), sql.Literal(comment)
+        )
+    )
+
+
+def option(name: str, value: sql.Composable) -> sql.Composable:
+    return sql.SQL("{} {}").format(sql.SQL(name), value)
+
+
+def options_like(model: Database) -> list[sql.Composable]:
+    """The options of CREATE DATABASE that make another one like ``model``."""
+    row = model.row
+    options: dict[str, sql.Composable] = {
+        "OWNER": sql.Identifier(model.owner),
+        "ENCODING": sql.Literal(model.encoding),
+        "LC_COLLATE": sql.Literal(row["datcollate"]),
+        "LC_CTYPE": sql.Literal(row["datctype"]),
+    }
+    # Naming a tablespace needs a right to it, also where the template lies in it anyway.
+    if model.tablespace != "pg_default":
+        options["TABLESPACE"] = sql.Identifier(model.tablespace)
+    # datlocprovider came with 15, daticurules with 16; 17 renamed daticulocale to datlocale.
+    locale = row.get("datlocale") or row.get("daticulocale")
+    match row.get("datlocprovider"):
+        case "i":
+            options |= {"LOCALE_PROVIDER": sql.SQL("icu"), "ICU_LOCALE": sql.Literal(locale)}
+            if row.get("daticurules"):
+                options["ICU_RULES"] = sql.Literal(row["daticurules"])
+        case "b":
+            options |= {
+                "LOCALE_PROVIDER": sql.SQL("builtin"),
+                "BUILTIN_LOCALE": sql.Literal(locale),
+            }
+        case _:
+            pass
+    return [option(name, value) for name, value in options.items()]
