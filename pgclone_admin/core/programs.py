@@ -178,9 +178,17 @@ def restore_command(
     """pg_restore of its standard input into the database in ``environment``.
 
     An empty ``--dbname`` makes pg_restore connect at all; the name comes from PGDATABASE. Objects
-    are left to the role that restores them, which is the owner of the live database.
+    are left to the role that restores them, which is the owner of the live database. Only with
+    ``--verbose`` does pg_restore say which entry of the archive an error belongs to.
     """
-    argv = [str(program.path), "--format=custom", "--dbname=", "--no-password", "--no-owner"]
+    argv = [
+        str(program.path),
+        "--format=custom",
+        "--dbname=",
+        "--no-password",
+        "--no-owner",
+        "--verbose",
+    ]
     if role is not None:
         argv.append(f"--role={role}")
     return Command(tuple(argv), environment, secrets)
