@@ -24,6 +24,9 @@ FIRST_MAJOR = {(1, 15): 16, (1, 16): 17}
 SPOOL_IN_MEMORY = 1024 * 1024
 """Bytes of header and table of contents above which they lie in a temporary file."""
 
+LONGEST_TEXT = 256 * 1024 * 1024
+"""Bytes of one definition. A flipped bit makes more of it, for which nobody should wait."""
+
 _LARGE_OBJECTS = {"BLOB", "BLOB METADATA"}
 _CUSTOM_FORMAT = 1
 
@@ -105,7 +108,17 @@ class _Tee:
         self._position = 0
 
     def take(self, size: int) -> bytes:
-        while len(self._buffer) - self._position < size:
+        if len(self._buffer) - self._position < size:
+            self._fetch(size)
+        data = self._buffer[self._position : self._position + size]
+        self._position += size
+        return data
+
+    def _fetch(self, size: int) -> None:
+        """Has at least ``size`` bytes in the buffer, from the position on."""
+        pieces = [self._buffer[self._position :]]
+        available = len(pieces[0])
+        while available < size:
             more = self._source.read(BLOCK)
             if not more:
                 raise IntegrityError(
@@ -113,11 +126,10 @@ class _Tee:
                     hint="It was cut short. Use another dump.",
                 )
             self._copy.write(more)
-            self._buffer = self._buffer[self._position :] + more
-            self._position = 0
-        data = self._buffer[self._position : self._position + size]
-        self._position += size
-        return data
+            pieces.append(more)
+            available += len(more)
+        self._buffer = b"".join(pieces)
+        self._position = 0
 
     def byte(self) -> int:
         return self.take(1)[0]
@@ -141,9 +153,12 @@ def _read_contents(source: _Tee) -> Contents | None:
     database = fields.text() or ""
     server_version = fields.text() or ""
     program_version = fields.text() or ""
+    count = fields.integer()
+    if count < 0:
+        raise IntegrityError("the table of contents is damaged: its number of entries is negative")
     entries = tuple(
         entry
-        for entry in (_read_entry(fields, version) for _ in range(fields.integer()))
+        for entry in (_read_entry(fields, version) for _ in range(count))
         if entry.kind not in _LARGE_OBJECTS
     )
     return Contents(version, created, server_version, program_version, database, entries)
@@ -154,7 +169,7 @@ def _moment(parts: list[int]) -> datetime | None:
     second, minute, hour, day, month, year, _is_dst = parts
     try:
         return datetime(year + 1900, month + 1, day, hour, minute, min(second, 59), tzinfo=UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -202,6 +217,11 @@ class _Fields:
         length = self.integer()
         if length < 0:
             return None
+        if length > LONGEST_TEXT:
+            raise IntegrityError(
+                f"the table of contents is damaged: a text of {length:,} bytes",
+                hint="The archive was altered in its storage. Use another dump.",
+            )
         return self._source.take(length).decode(errors="surrogateescape")
 
     def offset(self) -> None:

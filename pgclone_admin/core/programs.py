@@ -61,7 +61,7 @@ def find_programs(name: str, directories: Sequence[str] = ()) -> list[Program]:
     for candidate in _candidates(name, directories):
         try:
             path = candidate.resolve(strict=True)
-        except OSError:
+        except (OSError, RuntimeError):  # a symbolic link to itself is the second, up to 3.12
             continue
         # Debian's /usr/bin/pg_dump is a chooser; the programs it chooses from are found by
         # themselves, and it would choose by files that a child is not shown.
