@@ -13,7 +13,7 @@ from psycopg2 import errorcodes
 from .archive import Contents, OpenedArchive
 from .connection import Connection, ConnectionParams
 from .errors import ProcessFailed, RestoreFailed
-from .process import Child
+from .process import Child, scrubbed
 from .programs import Program, parse_command, restore_command
 from .progress import Reporter
 from .server import remove_session_limits
@@ -39,16 +39,19 @@ class RestoreError:
     """One error of pg_restore: the entry it belongs to, what was said, the command that failed."""
 
     entry: int | None
-    text: str
+    text: str = field(repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def message(self) -> str:
-        return self.text.split("\n", 1)[0].removeprefix("could not execute query: ")
+        first = self.text.split("\n", 1)[0].removeprefix("could not execute query: ")
+        return scrubbed(first, self.secrets)
 
     @property
     def command(self) -> str | None:
+        """The whole command; ``None`` when there was none, or one too long to be kept."""
         _before, found, command = self.text.partition(_COMMAND)
-        return command.strip() if found else None
+        return command.strip() if found and len(self.text) < LONGEST_ERROR else None
 
 
 @dataclass
@@ -63,12 +66,18 @@ class LoadReport:
 class _ErrorCollector:
     """Reads the error output of pg_restore line by line, in the thread that reads the pipe."""
 
-    def __init__(self, contents: Contents | None, hopeless: threading.Event) -> None:
+    def __init__(
+        self,
+        contents: Contents | None,
+        hopeless: threading.Event,
+        secrets: tuple[str, ...] = (),
+    ) -> None:
         self.errors: list[RestoreError] = []
         self.announced: int | None = None
         """How many errors pg_restore itself has counted."""
         self._kinds = {e.dump_id: e.kind for e in contents.entries} if contents else {}
         self._hopeless = hopeless
+        self._secrets = secrets
         self._entry: int | None = None
         self._open: RestoreError | None = None
 
@@ -83,7 +92,7 @@ class _ErrorCollector:
             if match := _COUNT.match(line):
                 self.announced = int(match[1])
             elif match := _ERROR.match(line):
-                self._open = RestoreError(self._entry, match[1])
+                self._open = RestoreError(self._entry, match[1], self._secrets)
         elif self._open is not None and len(self._open.text) < LONGEST_ERROR:
             self._open.text += "\n" + line
 
@@ -123,14 +132,15 @@ def load_archive(
     The caller drops the target database after any error, also when this process dies.
     """
     hopeless = threading.Event()
-    collector = _ErrorCollector(archive.contents, hopeless)
+    secrets = (target.password,) if target.password else ()
+    collector = _ErrorCollector(archive.contents, hopeless, secrets)
     options = " ".join(filter(None, [target.options.get("options"), SCRATCH_OPTIONS]))
     with target.child_environment() as environment:
         command = restore_command(
             program,
             {**environment, "PGOPTIONS": options},
             role=target.role,
-            secrets=(target.password,) if target.password else (),
+            secrets=secrets,
         )
         with Child(command, stdin=subprocess.PIPE, on_line=collector.take) as child:
             _feed(archive, child, hopeless, reporter)

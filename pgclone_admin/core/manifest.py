@@ -65,7 +65,7 @@ class Manifest:
             manifest = cls(**{k: _frozen(v) for k, v in values.items() if k in known})
             if not isinstance(manifest.size, int) or len(manifest.sha256) != 64:
                 raise ValueError("its size or digest is no such thing")
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise IntegrityError(
                 f"the manifest of the dump cannot be read: {error}",
                 hint="Without its manifest the dump counts as foreign. Restore another one.",

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import zip_longest
 from types import TracebackType
 from typing import IO, Self
@@ -31,6 +31,8 @@ LOCK_NOT_GRANTED = ("due to lock timeout", "due to statement timeout")
 FROM_SERVER = "detail: Error message from server: "
 
 LineHandler = Callable[[str], None]
+"""Takes each line as the program wrote it: a command in it may have to be repeated, and a password
+can be a word of the command. What of it is shown to anybody is to be :func:`scrubbed`."""
 
 
 class Child:
@@ -169,16 +171,21 @@ class Child:
 
     def _take_line(self, raw: bytes) -> None:
         line = raw.decode(errors="replace")
-        for secret in self._secrets:
-            line = line.replace(secret, "***")
         if self._on_line is not None:
             self._on_line(line)
         # A statement that names hundreds of tables must not push its own error out.
-        kept = line[: STDERR_TAIL // 4]
+        kept = scrubbed(line, self._secrets)[: STDERR_TAIL // 4]
         self._tail.append(kept)
         self._tail_size += len(kept) + 1  # its line break, so that empty lines count too
         while self._tail_size > STDERR_TAIL + 1:
             self._tail_size -= len(self._tail.popleft()) + 1
+
+
+def scrubbed(text: str, secrets: Iterable[str]) -> str:
+    """``text`` without the secrets."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
 
 
 def first_error(text: str) -> str:
