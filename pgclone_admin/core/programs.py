@@ -173,16 +173,27 @@ def restore_command(
     environment: Mapping[str, str],
     *,
     role: str | None = None,
+    archive: Path | None = None,
+    entries: Path | None = None,
+    jobs: int = 1,
     secrets: tuple[str, ...] = (),
 ) -> Command:
-    """pg_restore of its standard input into the database in ``environment``.
+    """pg_restore into the database in ``environment``.
 
-    An empty ``--dbname`` makes pg_restore connect at all; the name comes from PGDATABASE. Objects
-    are left to the role that restores them, which is the owner of the live database.
+    From its standard input, or from the file ``archive``; everything, or the ``entries`` that a
+    file lists by their numbers. An empty ``--dbname`` makes pg_restore connect at all; the name
+    comes from PGDATABASE. Objects are left to the role that restores them, which is the owner of
+    the live database.
     """
     argv = [str(program.path), "--format=custom", "--dbname=", "--no-password", "--no-owner"]
     if role is not None:
         argv.append(f"--role={role}")
+    if entries is not None:
+        argv.append(f"--use-list={entries}")
+    if archive is None:
+        argv.append("--verbose")
+    else:
+        argv += [f"--jobs={jobs}", str(archive)]
     return Command(tuple(argv), environment, secrets)
 
 
