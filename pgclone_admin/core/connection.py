@@ -24,6 +24,7 @@ ENVIRONMENT_VARIABLES = {
     "channel_binding": "PGCHANNELBINDING",
     "client_encoding": "PGCLIENTENCODING",
     "connect_timeout": "PGCONNECT_TIMEOUT",
+    "gssdelegation": "PGGSSDELEGATION",
     "gssencmode": "PGGSSENCMODE",
     "gsslib": "PGGSSLIB",
     "hostaddr": "PGHOSTADDR",
@@ -51,6 +52,10 @@ ENVIRONMENT_VARIABLES = {
     "sslsni": "PGSSLSNI",
     "target_session_attrs": "PGTARGETSESSIONATTRS",
 }
+
+# A service names a database too, and libpq lets that one win over PGDATABASE: a pg_restore for the
+# temporary database would write into the live one. So children are given what it stands for.
+SERVICE_OPTIONS = {"service", "servicefile"}
 
 KEEPALIVES = {
     "keepalives": 1,
@@ -102,14 +107,15 @@ class ConnectionParams:
     def connect(self, *, autocommit: bool = True) -> Connection:
         """A new connection; :class:`ServerUnavailable` when there is none to be had."""
         keywords: dict[str, Any] = {
-            # Named even when empty: a PGHOSTADDR of the environment would win over the host.
-            "hostaddr": "",
+            # Named although it is empty: a PGHOSTADDR of the environment would win over the host.
+            "hostaddr": "" if self.host else None,
             **KEEPALIVES,
             **self.options,
             "dbname": self.dbname,
-            "host": self.host,
-            "port": self.port,
-            "user": self.user,
+            # Left to libpq where the settings do, as Django does, not set to nothing.
+            "host": self.host or None,
+            "port": self.port or None,
+            "user": self.user or None,
         }
         if self.password is not None:
             keywords["password"] = self.password
@@ -151,12 +157,21 @@ class ConnectionParams:
         a child could otherwise reach another server than this process does.
         """
         used = connection.get_dsn_parameters()
+        options = dict(self.options)
+        if SERVICE_OPTIONS & set(options):
+            known = set(ENVIRONMENT_VARIABLES) - SERVICE_OPTIONS
+            kept = {name: value for name, value in options.items() if name in KEEPALIVES}
+            options = {name: value for name, value in used.items() if name in known and value}
+            options |= kept
+        elif not self.host and used.get("hostaddr"):
+            options["hostaddr"] = used["hostaddr"]
         return replace(
             self,
             host=self.host or used.get("host", ""),
             port=self.port or used.get("port", ""),
             user=self.user or used.get("user", ""),
             password=self.password if self.password is not None else connection.info.password,
+            options=options,
         )
 
     @contextmanager
@@ -170,14 +185,16 @@ class ConnectionParams:
         """
         values = {"PGHOST": self.host, "PGPORT": self.port, "PGUSER": self.user}
         for option, value in self.options.items():
-            if option in ENVIRONMENT_VARIABLES:
+            if option in ENVIRONMENT_VARIABLES and option not in SERVICE_OPTIONS:
                 values[ENVIRONMENT_VARIABLES[option]] = str(value)
         environment = {variable: value for variable, value in values.items() if value}
         environment["PGDATABASE"] = self.dbname
         if not self.password:
             yield environment
             return
-        with tempfile.NamedTemporaryFile("w", prefix="pgclone-", suffix=".pgpass") as passfile:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", prefix="pgclone-", suffix=".pgpass"
+        ) as passfile:
             escaped = self.password.replace("\\", "\\\\").replace(":", "\\:")
             passfile.write(f"*:*:*:*:{escaped}\n")
             passfile.flush()
@@ -193,7 +210,9 @@ def one_row(cursor: Any) -> tuple[Any, ...]:
 
 
 def _refused(params: ConnectionParams, error: psycopg2.OperationalError) -> ServerUnavailable:
-    reason = str(error).strip().splitlines()[-1] if str(error).strip() else "no reason was given"
+    # One line for each address that was tried, and in lines that begin with a tab a question.
+    lines = [line for line in str(error).splitlines() if line.strip() and line[0] != "\t"]
+    reason = lines[-1].rpartition(" failed: ")[2].strip() if lines else "no reason was given"
     return ServerUnavailable(
         f'cannot connect to the database "{params.dbname}" on {params.where}: {reason}',
         hint="Check that the server runs and that HOST, PORT, USER and PASSWORD are right.",

@@ -61,7 +61,14 @@ def copy_database(
                 raise TooBusy
             copied = server.clone(source, mark)
         except TooBusy:
-            copied = _pipe(server, source, mark, reporter, program_directories, jobs)
+            copied = _pipe(
+                server,
+                source,
+                mark,
+                reporter,
+                program_directories=program_directories,
+                jobs=jobs,
+            )
             piped = True
     with server.transaction() as cursor:
         carry(cursor, source, copied, copied.name)
@@ -108,6 +115,7 @@ def _pipe(
     source: Database,
     mark: Mark,
     reporter: Reporter,
+    *,
     program_directories: Sequence[str],
     jobs: int,
 ) -> Database:
@@ -122,8 +130,8 @@ def _pipe(
             server.params.with_dbname(target.name).with_role(server.role_to_take(target.owner)),
             server,
             reporter,
-            program_directories,
-            jobs,
+            program_directories=program_directories,
+            jobs=jobs,
         )
     except BaseException as error:
         try:
@@ -139,6 +147,7 @@ def load_from_database(
     target: ConnectionParams,
     server: Server,
     reporter: Reporter,
+    *,
     program_directories: Sequence[str],
     jobs: int,
 ) -> LoadReport:

@@ -109,6 +109,9 @@ def _read_timestamp(text: str) -> datetime | None:
 
 
 RESERVED_LOCAL_NAMES = ("pre", "post", "undo")
+UNFINISHED_ROLES = ("temp", "swap")
+"""What a restore calls databases that are gone when it is done."""
+
 _VERSION_1_LOCAL_NAMES = {"previous": "pre", "current": "post"}
 
 
@@ -137,10 +140,8 @@ class LocalKey:
     @classmethod
     def of_database(cls, name: str, live: str) -> LocalKey:
         """The shortest key for the database ``name`` beside ``live``."""
-        for reserved in RESERVED_LOCAL_NAMES:
-            if name == derived_name(live, reserved):
-                return cls(reserved)
-        return cls(name)
+        role = role_of(name, live)
+        return cls(role if role in RESERVED_LOCAL_NAMES else name)
 
     def __str__(self) -> str:
         return f":{self.name}"
@@ -152,7 +153,12 @@ def check_database_name(name: str) -> None:
         raise InvalidName("a database name cannot be empty")
     if "\0" in name:
         raise InvalidName("a database name cannot hold a NUL character")
-    if len(name.encode()) > MAX_NAME_BYTES:
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        # A command line holds bytes; those that are no text arrive as lone surrogates.
+        raise InvalidName(f"a database name has to be valid text: {name!r}") from error
+    if size > MAX_NAME_BYTES:
         raise InvalidName(f"a database name has at most {MAX_NAME_BYTES} bytes: {name!r}")
 
 
@@ -171,6 +177,13 @@ def derived_name(name: str, role: str) -> str:
     room = MAX_NAME_BYTES - len(suffix) - len(digest) - 1
     head = name.encode()[:room].decode(errors="ignore")
     return f"{head}_{digest}{suffix}"
+
+
+def role_of(name: str, live: str) -> str | None:
+    """What a restore of ``live`` makes under this name: ``temp``, ``swap``, ``pre``, ``post``,
+    ``undo``, or nothing."""
+    roles = (*RESERVED_LOCAL_NAMES, *UNFINISHED_ROLES)
+    return next((role for role in roles if name == derived_name(live, role)), None)
 
 
 def quote_identifier(name: str) -> str:

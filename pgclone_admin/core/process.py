@@ -24,6 +24,8 @@ LONGEST_LINE = 64 * 1024
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
 
+FROM_SERVER = "detail: Error message from server: "
+
 LineHandler = Callable[[str], None]
 
 
@@ -162,12 +164,17 @@ class Child:
 
 
 def first_error(text: str) -> str:
-    """The first line of ``text`` that names an error, without the program's name."""
+    """The first line of ``text`` that names an error, without the program's name.
+
+    With what the server said about it, which pg_dump puts into the next line.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for line in lines:
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
         for marker in ("error: ", "ERROR: ", "FATAL: "):
             if marker in line:
-                return line.split(marker, 1)[1].strip()
+                _, _, from_server = following.partition(FROM_SERVER)
+                said = [line.split(marker, 1)[1].strip(), from_server.strip()]
+                return " ".join(filter(None, said))
     return lines[-1] if lines else ""
 
 

@@ -183,16 +183,22 @@ def restore_command(
     From its standard input, or from the file ``archive``; everything, or the ``entries`` that a
     file lists by their numbers. An empty ``--dbname`` makes pg_restore connect at all; the name
     comes from PGDATABASE. Objects are left to the role that restores them, which is the owner of
-    the live database.
+    the live database. Only with ``--verbose`` does pg_restore say which entry of the archive an
+    error belongs to.
     """
-    argv = [str(program.path), "--format=custom", "--dbname=", "--no-password", "--no-owner"]
+    argv = [
+        str(program.path),
+        "--format=custom",
+        "--dbname=",
+        "--no-password",
+        "--no-owner",
+        "--verbose",
+    ]
     if role is not None:
         argv.append(f"--role={role}")
     if entries is not None:
         argv.append(f"--use-list={entries}")
-    if archive is None:
-        argv.append("--verbose")
-    else:
+    if archive is not None:
         argv += [f"--jobs={jobs}", str(archive)]
     return Command(tuple(argv), environment, secrets)
 

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import psycopg2
+
 from .archive import OpenedArchive
 from .connection import ConnectionParams
 from .copy import copy_database
@@ -15,6 +17,7 @@ from .errors import (
     Conflict,
     HookFailed,
     IntegrityError,
+    InvalidName,
     PgcloneError,
     ProcessFailed,
     RestoreFailed,
@@ -24,7 +27,7 @@ from .judge import LoadReport
 from .load import load_archive
 from .manifest import Manifest
 from .marks import Database, Mark
-from .names import DumpKey, LocalKey, derived_name
+from .names import UNFINISHED_ROLES, DumpKey, LocalKey, derived_name, role_of
 from .programs import choose_program
 from .progress import Reporter
 from .properties import carry
@@ -165,6 +168,11 @@ def restore_local(
     name = key.database_name(request.live)
     if name == request.live:
         raise Conflict(f'the database "{name}" cannot be restored from itself')
+    if role_of(name, request.live) in UNFINISHED_ROLES:
+        raise InvalidName(
+            f'the database "{name}" belongs to a restore that was not finished',
+            hint="The next restore removes it. To keep it, rename it.",
+        )
     return _restore(request, str(key), build, reporter, pre_swap_hooks, parked_as="undo")
 
 
@@ -201,7 +209,7 @@ def _restore(
 
         temporary, report = build(server, model, mark(names.temporary, "temporary"))
         _tell(report, reporter)
-        with _dropped_on_error(server, temporary):
+        with _dropped_on_error(server, temporary), ExitStack() as made:
             reporter.phase("hooks")
             pre_swap_hooks(temporary.name)
             if request.beside is not None:
@@ -215,7 +223,7 @@ def _restore(
                 # After the hooks: a copy of what was there before them could hold the raw rows of
                 # an anonymised restore.
                 reporter.phase("copying")
-                copy_database(
+                copied = copy_database(
                     server,
                     temporary,
                     mark(names.post, "post"),
@@ -223,7 +231,9 @@ def _restore(
                     end_sessions=True,
                     program_directories=request.program_directories,
                 )
+                made.enter_context(_dropped_on_error(server, copied.database))
             reporter.phase("swapping")
+            server.check_lock()
             becomes = parked_as if request.reversible or parked_as == "undo" else ""
             parked = Mark.new(
                 name=names.parked, kind="parked", of=names.live, source=source, becomes=becomes
@@ -235,7 +245,7 @@ def _restore(
             if not becomes:
                 for name in (names.pre, names.post):
                     server.drop(name, missing_ok=True)
-        except PgcloneError as error:
+        except (PgcloneError, psycopg2.Error) as error:
             reporter.warn(f"the restore is done, but the next one has to clean up: {error}")
         return RestoreResult(names.live, swapped.seconds, report)
 
@@ -286,10 +296,12 @@ def _dropped_on_error(server: Server, temporary: Database) -> Iterator[None]:
         raise
     except BaseException as error:
         try:
-            present = server.database(temporary.name)
-            if present is not None and present.oid == temporary.oid:
-                server.drop(temporary.name)
-        except PgcloneError as failed:
+            # Over a new connection: that of the restore may be what has failed.
+            with Server.connected(server.params) as cleaning:
+                present = cleaning.database(temporary.name)
+                if present is not None and present.oid == temporary.oid:
+                    cleaning.drop(temporary.name)
+        except (PgcloneError, psycopg2.Error) as failed:
             error.add_note(f"the temporary database could not be dropped: {failed}")
         raise
 

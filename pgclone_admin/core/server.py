@@ -218,6 +218,19 @@ class Server:
                 hint="Nothing was changed. Try again when it is done.",
             )
 
+    def check_lock(self) -> None:
+        """:class:`Conflict` when the connection is gone that held the lock, and the lock with it.
+
+        Somebody else may have it by now, and be making databases under the same names.
+        """
+        try:
+            self.execute("SELECT 1")
+        except psycopg2.Error as error:
+            raise Conflict(
+                "the connection that kept other restores away was lost",
+                hint="The live database was not touched. Try again.",
+            ) from error
+
     # -- making and dropping databases
 
     def create_like(self, model: Database, mark: Mark) -> Database:

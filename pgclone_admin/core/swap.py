@@ -11,12 +11,13 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg2
 from psycopg2 import sql
 
 from .connection import Connection, ConnectionParams, one_row
-from .errors import PgcloneError, TooBusy
+from .errors import Conflict, PgcloneError, TooBusy
 from .marks import Database, Mark, set_comment
 from .properties import carry
 from .server import Server, explained, remove_session_limits
@@ -127,6 +128,7 @@ class _Renaming(threading.Thread):
             rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
             cursor.execute(rename.format(sql.Identifier(live.name), sql.Identifier(parked.name)))
             cursor.execute(rename.format(sql.Identifier(temporary.name), sql.Identifier(live.name)))
+            self._check_renamed(cursor)
             carry(cursor, live, temporary, live.name)
             cursor.execute(
                 "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE oid = %s",
@@ -134,6 +136,18 @@ class _Renaming(threading.Thread):
             )
             set_comment(cursor, live.name, one_row(cursor)[0])
             set_comment(cursor, parked.name, parked.comment())
+
+    def _check_renamed(self, cursor: Any) -> None:
+        """A rename goes by name: another run may have put its own database there."""
+        expected = {self._parked.name: self._live.oid, self._live.name: self._temporary.oid}
+        cursor.execute(
+            "SELECT datname, oid FROM pg_database WHERE datname = ANY(%s)", [list(expected)]
+        )
+        if dict(cursor.fetchall()) != expected:
+            raise Conflict(
+                f'the database "{self._temporary.name}" is not the one that was restored',
+                hint="The live database is as it was. Try again.",
+            )
 
 
 def _end_sessions_until_done(

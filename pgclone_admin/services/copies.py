@@ -28,7 +28,7 @@ def copy_live(
     if not settings.allow_copy:
         raise NotAllowed("copies are not allowed here: PGCLONE_ALLOW_COPY is False")
     live = live_name(options.database)
-    name = local_target(target).name
+    name = local_target(target, live).name
     close_connections(live)
     with Server.connected(
         maintenance_params(options.database),

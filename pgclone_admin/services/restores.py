@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from django.db import connections
 
 from ..core.errors import InvalidName, NotAllowed, UsageError
-from ..core.names import DumpKey, LocalKey
+from ..core.names import DumpKey, LocalKey, role_of
 from ..core.progress import Reporter
 from ..core.restore import RestoreRequest, RestoreResult, restore_dump, restore_local
 from ..databases import live_name, maintenance_params, protected_names
@@ -55,7 +55,7 @@ def restore(
         live=live,
         maintenance=maintenance_params(options.database),
         reversible=options.reversible,
-        beside=None if beside is None else local_target(beside),
+        beside=None if beside is None else local_target(beside, live),
         protected=protected_names() - {live},
         trust_foreign=trust_foreign,
         program_directories=settings.bin_dirs,
@@ -76,12 +76,12 @@ def restore(
     return Restored(resolved.key, result)
 
 
-def local_target(text: str) -> LocalKey:
-    """A local key that may be made: not one of those that restores make."""
+def local_target(text: str, live: str) -> LocalKey:
+    """A local key that may be made beside ``live``: not one of those that restores make."""
     key = LocalKey.parse(text)
-    if key.is_reserved:
+    if key.is_reserved or role_of(key.name, live):
         raise InvalidName(
-            f"{key} is made by reversible restores and cannot be made by hand",
+            f"{key} is made by restores and cannot be made by hand",
             hint="Choose another name.",
         )
     return key
