@@ -24,12 +24,17 @@ NEWEST_VERSION = (1, 16)
 FIRST_MAJOR = {(1, 15): 16, (1, 16): 17}
 """The first PostgreSQL whose pg_restore reads an archive version; older ones need none named."""
 
-KEPT_KINDS = {"TABLE", "TABLE DATA", "INDEX", "CONSTRAINT"}
+KEPT_KINDS = {"TABLE", "TABLE DATA", "INDEX", "CONSTRAINT", "FK CONSTRAINT"}
 """Entries that are kept whole. Of the others, of which there can be millions (every large object is
 one or more), only number and section are."""
 
 NEVER_AS_PLAIN_ROLE = {"EVENT TRIGGER", "SUBSCRIPTION", "SUBSCRIPTION TABLE"}
 """Only a superuser (or a role with rights over the whole server) can create these."""
+
+LAST_KINDS = {"ACL", "DEFAULT ACL", "EVENT TRIGGER", "MATERIALIZED VIEW DATA"}
+
+LONGEST_TEXT = 256 * 1024 * 1024
+"""Bytes of one definition. A flipped bit makes more of it, for which nobody should wait."""
 
 PUBLISHES_EVERYTHING = (b"FOR ALL TABLES", b"FOR TABLES IN SCHEMA")
 
@@ -37,13 +42,13 @@ _CUSTOM_FORMAT = 1
 
 
 class Section(IntEnum):
-    """``teSection`` of pg_dump, where what is in no section goes with the one before it; and the
-    grants, which pg_restore makes after all else."""
+    """``teSection`` of pg_dump, where what is in no section goes with the one before it; and what
+    pg_restore does after all else: grants, event triggers, the rows of materialized views."""
 
     PRE_DATA = 2
     DATA = 3
     POST_DATA = 4
-    GRANTS = 5
+    LAST = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +214,10 @@ def _read_entries(fields: _Fields, version: tuple[int, int]) -> tuple[tuple[Entr
     sections = bytearray()
     superuser_only: dict[int, str] = {}
     current = int(Section.PRE_DATA)
-    for _ in range(fields.integer()):
+    count = fields.integer()
+    if count < 0:
+        raise IntegrityError("the table of contents is damaged: its number of entries is negative")
+    for _ in range(count):
         dump_id = fields.integer()
         fields.integer()  # whether the entry has data
         fields.skip()  # oid of the catalog
@@ -236,7 +244,7 @@ def _read_entries(fields: _Fields, version: tuple[int, int]) -> tuple[tuple[Entr
         if section in (Section.PRE_DATA, Section.DATA, Section.POST_DATA):
             current = section
         ids.append(dump_id)
-        sections.append(Section.GRANTS if kind in ("ACL", "DEFAULT ACL") else current)
+        sections.append(Section.LAST if _comes_last(kind, name, current) else current)
         if _needs_superuser(kind, definition) or (
             kind in ("COMMENT", "SECURITY LABEL")
             and any(dependency in superuser_only for dependency in dependencies)
@@ -255,6 +263,15 @@ def _read_entries(fields: _Fields, version: tuple[int, int]) -> tuple[tuple[Entr
                 )
             )
     return tuple(kept), Outline(ids, sections, superuser_only)
+
+
+def _comes_last(kind: str, name: bytes | None, section: int) -> bool:
+    """As ``_tocEntryRestorePass`` of pg_restore has it."""
+    if kind == "STATISTICS DATA":
+        return section == Section.POST_DATA
+    if kind == "COMMENT":
+        return (name or b"").startswith(b"EVENT TRIGGER ")
+    return kind in LAST_KINDS
 
 
 def _needs_superuser(kind: str, definition: bytes) -> bool:
@@ -284,12 +301,21 @@ class _Fields:
 
     def raw(self) -> bytes | None:
         length = self.integer()
-        return None if length < 0 else self._take(length)
+        return None if length < 0 else self._take(self._checked(length))
 
     def skip(self) -> None:
         length = self.integer()
         if length > 0:
-            self._take(length)
+            self._take(self._checked(length))
+
+    @staticmethod
+    def _checked(length: int) -> int:
+        if length > LONGEST_TEXT:
+            raise IntegrityError(
+                "the table of contents is damaged: it holds a text without end",
+                hint="The archive was altered. Use another dump.",
+            )
+        return length
 
     def text(self) -> str | None:
         raw = self.raw()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -22,8 +22,17 @@ PROCESSING_DATA = "pg_restore: processing data for table "
 """What pg_restore says before the rows of each table. The n-th such line is the n-th data entry;
 the name in it is not read, as it is not quoted."""
 
-Step = tuple[int, ...]
-"""Entries that one pg_restore builds, one after the other."""
+
+@dataclass(frozen=True)
+class Step:
+    """Entries that one pg_restore builds, one after the other.
+
+    No two steps with a table in common run at the same time; indexes, which share their table,
+    name none.
+    """
+
+    entries: tuple[int, ...]
+    tables: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -33,34 +42,79 @@ class TablePlan:
     phases: deque[list[Step]] = field(default_factory=deque)
     running: int = 0
 
+    @property
+    def entries(self) -> list[int]:
+        return [entry for phase in self.phases for step in phase for entry in step.entries]
 
-def plan_tables(entries: Iterable[Entry]) -> list[TablePlan]:
-    """One plan for each entry of table data, in the order of the archive.
+
+def plan_tables(entries: Iterable[Entry]) -> tuple[list[TablePlan], list[TablePlan]]:
+    """A plan for each entry of table data, in the order of the archive, and one for each table or
+    materialized view without such an entry.
 
     Constraints come first, together, as each locks the table alone; then the indexes, GIN first, as
     they take longest. An index that is also made the one of CLUSTER or REPLICA IDENTITY comes last
     and alone: that locks the table, and would wait for the other indexes while they wait for it.
     """
-    plans: list[TablePlan] = []
     of_table: dict[int, list[Entry]] = defaultdict(list)
-    tables: list[int] = []
+    with_data: list[int] = []
     for entry in entries:
         if entry.kind == "TABLE DATA":
-            tables.append(entry.dependencies[0] if entry.dependencies else 0)
+            with_data.append(entry.dependencies[0] if entry.dependencies else 0)
         elif entry.kind in ("INDEX", "CONSTRAINT") and entry.dependencies:
             of_table[entry.dependencies[0]].append(entry)
-    for table in tables:
-        entries_of_table = of_table.get(table, [])
-        constraints = [e.dump_id for e in entries_of_table if e.kind == "CONSTRAINT"]
-        indexes = [e for e in entries_of_table if e.kind == "INDEX"]
-        plain = sorted((e for e in indexes if not e.alters_table), key=lambda e: not e.is_gin)
-        phases: list[list[Step]] = [
-            [tuple(constraints)] if constraints else [],
-            [(entry.dump_id,) for entry in plain],
-        ]
-        phases += [[(entry.dump_id,)] for entry in indexes if entry.alters_table]
-        plans.append(TablePlan(deque(phase for phase in phases if phase)))
-    return plans
+    plans = [_plan_table(of_table.pop(table, [])) for table in with_data]
+    return plans, [_plan_table(entries_of_table) for entries_of_table in of_table.values()]
+
+
+def _plan_table(entries: list[Entry]) -> TablePlan:
+    constraints = tuple(e.dump_id for e in entries if e.kind == "CONSTRAINT")
+    indexes = [e for e in entries if e.kind == "INDEX"]
+    plain = sorted((e for e in indexes if not e.alters_table), key=lambda e: not e.is_gin)
+    phases = [
+        [Step(constraints)] if constraints else [],
+        [Step((entry.dump_id,)) for entry in plain],
+    ]
+    phases += [[Step((entry.dump_id,))] for entry in indexes if entry.alters_table]
+    return TablePlan(deque(phase for phase in phases if phase))
+
+
+def plan_foreign_keys(entries: Iterable[Entry]) -> list[Step]:
+    """One step for each foreign key; each locks the table that has it and the one it names."""
+    tables: set[int] = set()
+    table_of: dict[int, int] = {}
+    foreign_keys: list[Entry] = []
+    for entry in entries:
+        if entry.kind == "TABLE":
+            tables.add(entry.dump_id)
+        elif entry.kind == "CONSTRAINT" and entry.dependencies:
+            table_of[entry.dump_id] = entry.dependencies[0]
+        elif entry.kind == "FK CONSTRAINT":
+            foreign_keys.append(entry)
+    return [
+        Step(
+            (entry.dump_id,),
+            frozenset(tables & {table_of.get(needed, needed) for needed in entry.dependencies}),
+        )
+        for entry in foreign_keys
+    ]
+
+
+def batched(steps: Iterable[Step], largest: int, count: int) -> list[Step]:
+    """``steps`` as they are when they are few, else in ``count`` batches of about the same length.
+
+    Each pg_restore reads the whole table of contents before it begins.
+    """
+    listed = list(steps)
+    if len(listed) <= largest:
+        return listed
+    size = -(-len(listed) // count)
+    return [
+        Step(
+            tuple(entry for step in listed[start : start + size] for entry in step.entries),
+            frozenset().union(*(step.tables for step in listed[start : start + size])),
+        )
+        for start in range(0, len(listed), size)
+    ]
 
 
 class IndexBuilders:
@@ -72,24 +126,20 @@ class IndexBuilders:
     """
 
     def __init__(
-        self,
-        plans: Iterable[TablePlan],
-        command: Callable[[Step], Command],
-        fed: Callable[[], int],
-        *,
-        jobs: int,
+        self, command: Callable[[Step], Command], fed: Callable[[], int], *, jobs: int
     ) -> None:
-        self._plans = iter(plans)
         self._command = command
         self._fed = fed
         self._fed_before = 0
+        self._plans: Iterator[TablePlan] = iter(())
+        self._small: list[TablePlan] = []
         self._loading: TablePlan | None = None
         self._jobs = jobs
         self._allowed = jobs - 1
         self._changed = threading.Condition()
         self._ready: deque[tuple[TablePlan, Step]] = deque()
         self._running: set[Child] = set()
-        self._busy = 0
+        self._busy: list[Step] = []
         self._stopped = False
         self._errors: list[RestoreError] = []
         self._failure: Exception | None = None
@@ -124,6 +174,11 @@ class IndexBuilders:
     def has_failed(self) -> bool:
         return self._failure is not None
 
+    def begin(self, plans: Iterable[TablePlan], others: Iterable[TablePlan]) -> None:
+        """``plans`` are those of the tables that are going to be loaded, in their order."""
+        self._plans = iter(plans)
+        self._small = list(others)
+
     def take(self, line: str) -> None:
         """Takes what the loading pg_restore says; begins with a table when the next one comes."""
         if line.startswith(PROCESSING_DATA):
@@ -131,18 +186,28 @@ class IndexBuilders:
             self._loading = next(self._plans, None)
 
     def data_is_loaded(self) -> None:
-        """The last table is loaded too, and nothing else needs a session any more."""
+        """The last table is loaded too: the small tables' turn, with a session more."""
         self._end_table()
+        self._small += self._plans
+        by_table = (Step(tuple(plan.entries)) for plan in self._small if plan.entries)
+        self._allowed = self._jobs
+        self.add(batched(by_table, self._jobs, self._jobs))
+
+    def add(self, steps: Iterable[Step]) -> None:
+        """Steps that wait for nothing but the tables they lock."""
         with self._changed:
-            self._allowed = self._jobs
+            self._begin_phase(TablePlan(deque([list(steps)])))
             self._changed.notify_all()
 
     def _end_table(self) -> None:
         fed = self._fed()
-        if self._loading is not None and fed - self._fed_before >= LARGE_TABLE:
-            with self._changed:
-                self._begin_phase(self._loading)
-                self._changed.notify_all()
+        if self._loading is not None:
+            if fed - self._fed_before >= LARGE_TABLE:
+                with self._changed:
+                    self._begin_phase(self._loading)
+                    self._changed.notify_all()
+            else:
+                self._small.append(self._loading)
         self._loading, self._fed_before = None, fed
 
     def finish(self) -> list[RestoreError]:
@@ -153,7 +218,8 @@ class IndexBuilders:
             )
         if self._failure is not None:
             raise self._failure
-        return self._errors
+        errors, self._errors = self._errors, []
+        return errors
 
     def _begin_phase(self, plan: TablePlan) -> None:
         if plan.phases:
@@ -161,22 +227,32 @@ class IndexBuilders:
             plan.running = len(steps)
             self._ready.extend((plan, step) for step in steps)
 
+    def _next(self) -> tuple[TablePlan, Step] | None:
+        """Takes the first step that may run now."""
+        if len(self._busy) >= self._allowed:
+            return None
+        for ready in self._ready:
+            if all(ready[1].tables.isdisjoint(step.tables) for step in self._busy):
+                self._ready.remove(ready)
+                self._busy.append(ready[1])
+                return ready
+        return None
+
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(
-                    lambda: self._stopped or (self._ready and self._busy < self._allowed)
-                )
-                if self._stopped:
+                taken = None
+                while not self._stopped and (taken := self._next()) is None:
+                    self._changed.wait()
+                if taken is None:
                     return
-                plan, step = self._ready.popleft()
-                self._busy += 1
+            plan, step = taken
             try:
                 self._build(step)
             except Exception as error:  # noqa: BLE001 - told to the thread that waits
                 self._failure = self._failure or error
             with self._changed:
-                self._busy -= 1
+                self._busy.remove(step)
                 plan.running -= 1
                 if not plan.running:
                     self._begin_phase(plan)
@@ -197,4 +273,4 @@ class IndexBuilders:
         collector.finish(child, status)
         with self._changed:
             self._errors += collector.errors
-            self.built.update(step)
+            self.built.update(step.entries)

@@ -2,8 +2,9 @@
 
 The archive is piped into a pg_restore that loads definitions and data. As soon as the rows of a
 large table are in, other pg_restores build its constraints and indexes, from the table of contents
-alone, which needs no data. What remains (small indexes, foreign keys, triggers, grants) is done in
-parallel at the end. So a stream is restored as fast as ``pg_restore --jobs`` restores a local file.
+alone, which needs no data. The other indexes and the foreign keys follow, several at a time; what
+remains (triggers, policies, grants) is done at the end. So a stream is restored as fast as
+``pg_restore --jobs`` restores a local file.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from .archive import Contents, OpenedArchive, Section
-from .build import IndexBuilders, Step, plan_tables
+from .build import IndexBuilders, Step, batched, plan_foreign_keys, plan_tables
 from .connection import ConnectionParams
 from .errors import ProcessFailed, RestoreFailed
 from .judge import ErrorCollector, Judge, LoadReport, RestoreError
@@ -26,6 +27,9 @@ from .server import remove_session_limits
 
 SCRATCH_OPTIONS = "-c synchronous_commit=off"
 """A database that is thrown away when its server crashes need not wait for the disk."""
+
+MOST_FOREIGN_KEY_STEPS = 200
+"""Foreign keys that get a pg_restore each; more of them are built in as many batches as jobs."""
 
 
 def load_archive(
@@ -89,16 +93,22 @@ class _Loader:
         left_out = {} if is_superuser else contents.outline.superuser_only
         self.report.left_out += left_out.values()
         first = self._list("first", contents, {Section.PRE_DATA, Section.DATA}, left_out)
-        plans = plan_tables(contents.entries)
-        with IndexBuilders(plans, self._build_command, lambda: self._fed, jobs=jobs) as builders:
+        with IndexBuilders(self._build_command, lambda: self._fed, jobs=jobs) as builders:
+            builders.begin(*plan_tables(contents.entries))
             errors = self._stream(first, builders)
-            builders.data_is_loaded()
             self._reporter.phase("indexing")
-            errors += builders.finish()
-        self._judge(contents, errors)
-        done = builders.built | left_out.keys()
-        rest = self._list("rest", contents, {Section.POST_DATA, Section.GRANTS}, done)
-        self._judge(contents, self._build_rest(rest, jobs))
+            builders.data_is_loaded()
+            self._judge(contents, errors + builders.finish())
+            foreign_keys = plan_foreign_keys(contents.entries)
+            # A key to a partitioned table needs its indexes attached, so the others come first.
+            done = builders.built | left_out.keys()
+            done |= {entry for step in foreign_keys for entry in step.entries}
+            rest = self._list("rest", contents, {Section.POST_DATA}, done)
+            self._judge(contents, self._build_listed(rest))
+            builders.add(batched(foreign_keys, MOST_FOREIGN_KEY_STEPS, jobs))
+            self._judge(contents, builders.finish())
+        last = self._list("last", contents, {Section.LAST}, left_out)
+        self._judge(contents, self._build_listed(last))
 
     def _stream(
         self, entries: Path | None, builders: IndexBuilders | None = None
@@ -124,28 +134,25 @@ class _Loader:
         return collector.errors
 
     def _build_command(self, step: Step) -> Command:
-        listed = self._folder / f"{step[0]}.list"
-        listed.write_text("".join(f"{dump_id}\n" for dump_id in step))
+        listed = self._folder / f"{step.entries[0]}.list"
+        listed.write_text("".join(f"{dump_id}\n" for dump_id in step.entries))
         return self._command(entries=listed, archive=self._archive.path)
 
-    def _build_rest(self, entries: Path, jobs: int) -> list[RestoreError]:
+    def _build_listed(self, entries: Path) -> list[RestoreError]:
         collector = ErrorCollector(retryable=True)
-        command = self._command(entries=entries, archive=self._archive.path, jobs=jobs)
+        command = self._command(entries=entries, archive=self._archive.path)
         with Child(command, on_line=collector.take) as child:
             status = child.wait()
         collector.finish(child, status)
         return collector.errors
 
-    def _command(
-        self, *, entries: Path | None, archive: Path | None = None, jobs: int = 1
-    ) -> Command:
+    def _command(self, *, entries: Path | None, archive: Path | None = None) -> Command:
         return restore_command(
             self._program,
             self._environment,
             role=self._target.role,
             archive=archive,
             entries=entries,
-            jobs=jobs,
             secrets=(self._target.password,) if self._target.password else (),
         )
 

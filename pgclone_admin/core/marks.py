@@ -127,6 +127,9 @@ def options_like(model: Database) -> list[sql.Composable]:
                 "LOCALE_PROVIDER": sql.SQL("builtin"),
                 "BUILTIN_LOCALE": sql.Literal(locale),
             }
+        case "c":
+            # Named, because the server's own templates may have another provider.
+            options["LOCALE_PROVIDER"] = sql.SQL("libc")
         case _:
             pass
     return [option(name, value) for name, value in options.items()]

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable
+from itertools import zip_longest
 from types import TracebackType
 from typing import IO, Self
 
@@ -23,6 +24,9 @@ LONGEST_LINE = 64 * 1024
 
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
+
+LOCK_NOT_GRANTED = ("due to lock timeout", "due to statement timeout")
+"""pg_dump limits its waiting for locks by a statement timeout, and has no other one."""
 
 FROM_SERVER = "detail: Error message from server: "
 
@@ -49,6 +53,7 @@ class Child:
         self.name = command.name
         self._tail: deque[str] = deque()
         self._tail_size = 0
+        self._group_ended = False
         self._on_line = on_line
         self._secrets = command.secrets
         try:
@@ -86,7 +91,7 @@ class Child:
     def wait(self) -> int:
         """The exit status, once the program has ended; negative for a signal."""
         status = self._process.wait()
-        self._stderr.join()
+        self._end_group()
         return status
 
     def finish(self) -> None:
@@ -100,7 +105,7 @@ class Child:
             name = _signal_name(-status)
             return KilledBySignal(f"{self.name} was killed by {name}", signal=-status)
         reason = first_error(self.stderr_tail) or "it gave no reason"
-        if "lock timeout" in self.stderr_tail:
+        if any(sign in self.stderr_tail for sign in LOCK_NOT_GRANTED):
             return LockTimeout(
                 f"{self.name} did not get a lock in time: {reason}",
                 hint="Another session holds a lock on a table. Try again when it is done.",
@@ -118,6 +123,18 @@ class Child:
                 self._process.wait(timeout)
             except subprocess.TimeoutExpired:
                 continue
+        self._end_group()
+
+    def _end_group(self) -> None:
+        """Ends what the program has started, which would hold its pipes open for ever.
+
+        Once, right after its own end: later the number can be that of somebody else's group.
+        """
+        if not self._group_ended:
+            self._group_ended = True
+            # Permission is what macOS says that it lacks when all of the group has ended.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._stderr.join()
 
     def __enter__(self) -> Self:
@@ -156,11 +173,12 @@ class Child:
             line = line.replace(secret, "***")
         if self._on_line is not None:
             self._on_line(line)
-        kept = line[:STDERR_TAIL]
+        # A statement that names hundreds of tables must not push its own error out.
+        kept = line[: STDERR_TAIL // 4]
         self._tail.append(kept)
-        self._tail_size += len(kept)
-        while self._tail_size > STDERR_TAIL:
-            self._tail_size -= len(self._tail.popleft())
+        self._tail_size += len(kept) + 1  # its line break, so that empty lines count too
+        while self._tail_size > STDERR_TAIL + 1:
+            self._tail_size -= len(self._tail.popleft()) + 1
 
 
 def first_error(text: str) -> str:
@@ -169,7 +187,7 @@ def first_error(text: str) -> str:
     With what the server said about it, which pg_dump puts into the next line.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+    for line, following in zip_longest(lines, lines[1:], fillvalue=""):
         for marker in ("error: ", "ERROR: ", "FATAL: "):
             if marker in line:
                 _, _, from_server = following.partition(FROM_SERVER)

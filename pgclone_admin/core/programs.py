@@ -61,7 +61,7 @@ def find_programs(name: str, directories: Sequence[str] = ()) -> list[Program]:
     for candidate in _candidates(name, directories):
         try:
             path = candidate.resolve(strict=True)
-        except OSError:
+        except (OSError, RuntimeError):  # a symbolic link to itself is the second, up to 3.12
             continue
         # Debian's /usr/bin/pg_dump is a chooser; the programs it chooses from are found by
         # themselves, and it would choose by files that a child is not shown.
@@ -175,7 +175,6 @@ def restore_command(
     role: str | None = None,
     archive: Path | None = None,
     entries: Path | None = None,
-    jobs: int = 1,
     secrets: tuple[str, ...] = (),
 ) -> Command:
     """pg_restore into the database in ``environment``.
@@ -184,7 +183,7 @@ def restore_command(
     file lists by their numbers. An empty ``--dbname`` makes pg_restore connect at all; the name
     comes from PGDATABASE. Objects are left to the role that restores them, which is the owner of
     the live database. Only with ``--verbose`` does pg_restore say which entry of the archive an
-    error belongs to.
+    error belongs to. ``--jobs`` is not for us: its sessions write into one another's errors.
     """
     argv = [
         str(program.path),
@@ -199,7 +198,7 @@ def restore_command(
     if entries is not None:
         argv.append(f"--use-list={entries}")
     if archive is not None:
-        argv += [f"--jobs={jobs}", str(archive)]
+        argv.append(str(archive))
     return Command(tuple(argv), environment, secrets)
 
 

@@ -79,7 +79,7 @@ def carry(cursor: Any, source: Database, target: Database, target_name: str) -> 
     name = sql.Identifier(target_name)
     try:
         if wanted.settings != present.settings:
-            _carry_settings(cursor, wanted, present, name)
+            _carry_settings(cursor, wanted, present, name, owner=source.owner)
         if wanted.grants != present.grants:
             _carry_grants(cursor, wanted, present, name, owner=source.owner)
         if wanted.connection_limit != present.connection_limit:
@@ -99,18 +99,39 @@ def carry(cursor: Any, source: Database, target: Database, target_name: str) -> 
 
 
 def _carry_settings(
-    cursor: Any, wanted: Properties, present: Properties, name: sql.Composable
+    cursor: Any, wanted: Properties, present: Properties, name: sql.Composable, *, owner: str
 ) -> None:
-    for role, setting, _value in sorted(present.settings - wanted.settings, key=str):
-        cursor.execute(
-            sql.SQL("ALTER {} RESET {}").format(_whose(role, name), sql.Identifier(setting))
+    statements = [
+        sql.SQL("ALTER {} RESET {}").format(_whose(role, name), _setting_name(setting))
+        for role, setting, _value in sorted(present.settings - wanted.settings, key=str)
+    ]
+    statements += [
+        sql.SQL("ALTER {} SET {} TO {}").format(
+            _whose(role, name), _setting_name(setting), _setting_value(setting, value)
         )
-    for role, setting, value in sorted(wanted.settings - present.settings, key=str):
-        cursor.execute(
-            sql.SQL("ALTER {} SET {} TO {}").format(
-                _whose(role, name), _setting_name(setting), _setting_value(setting, value)
-            )
-        )
+        for role, setting, value in sorted(wanted.settings - present.settings, key=str)
+    ]
+    for statement in statements:
+        _execute_as_either(cursor, statement, owner)
+
+
+def _execute_as_either(cursor: Any, statement: sql.Composable, owner: str) -> None:
+    """As this role or, where that is refused, as the owner of the database.
+
+    This one may be a superuser, which may set everything; but settings of the owner itself can
+    only be changed by the owner, not by another member of it.
+    """
+    cursor.execute("SAVEPOINT as_this_role")
+    try:
+        cursor.execute(statement)
+    except psycopg2.errors.InsufficientPrivilege:
+        cursor.execute("ROLLBACK TO SAVEPOINT as_this_role")
+        cursor.execute("SELECT current_setting('role')")
+        (role,) = one_row(cursor)
+        cursor.execute("SELECT set_config('role', %s, true)", [owner])
+        cursor.execute(statement)
+        cursor.execute("SELECT set_config('role', %s, true)", [role])
+    cursor.execute("RELEASE SAVEPOINT as_this_role")
 
 
 def _whose(role: str | None, name: sql.Composable) -> sql.Composable:

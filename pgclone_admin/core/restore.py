@@ -15,6 +15,7 @@ from .connection import ConnectionParams
 from .copy import copy_database
 from .errors import (
     Conflict,
+    DatabaseProtected,
     HookFailed,
     IntegrityError,
     InvalidName,
@@ -197,6 +198,12 @@ def _restore(
         names = _Names(request.live, request.beside)
         server.lock(names.live, exclusive=True)
         live = server.database(names.live)
+        if live is not None and (live.is_template or live.name == request.maintenance.dbname):
+            raise DatabaseProtected(
+                f'the database "{live.name}" is a template or the maintenance database and is '
+                "never replaced",
+                hint="Check NAME in DATABASES.",
+            )
         model = live or server.pattern()
         server.check_may_create(model.owner)
         if live is not None and request.beside is None:

@@ -270,8 +270,8 @@ class Server:
 
         A marked database that has the name already is dropped before.
         """
-        check_database_name(mark.name)
         try:
+            check_database_name(mark.name)
             self.drop(mark.name, missing_ok=True)
             with self.transaction() as cursor:
                 if name != mark.name:
@@ -393,7 +393,7 @@ def explained(error: psycopg2.Error, what: str) -> PgcloneError:
     message = f"{what}: {reason}"
     if error.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE:
         return PermissionMissing(message)
-    if error.pgcode == errorcodes.OBJECT_IN_USE:
+    if error.pgcode in (errorcodes.OBJECT_IN_USE, errorcodes.LOCK_NOT_AVAILABLE):
         return TooBusy(message, hint="Nothing was changed. Try again when fewer are connected.")
     if isinstance(error, psycopg2.OperationalError):
         return ServerUnavailable(message)

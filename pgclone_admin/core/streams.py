@@ -54,6 +54,7 @@ class DumpReader:
         self.size = 0
         self.source_size = 0
         self.complete = False
+        self._failure: BaseException | None = None
 
     @property
     def sha256(self) -> str:
@@ -75,8 +76,16 @@ class DumpReader:
         return data
 
     def _fill(self, size: int) -> None:
+        if self._failure is not None:
+            raise self._failure
         while not self.complete and (size < 0 or len(self._buffer) < size):
-            block = next(self._blocks, None)
+            try:
+                block = next(self._blocks, None)
+            except BaseException as error:
+                # A generator that has raised is at its end. To a storage that reads on, that must
+                # not look like the end of the dump.
+                self._failure = error
+                raise
             if block is None:
                 self.complete = True
             else:

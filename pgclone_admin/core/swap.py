@@ -54,16 +54,18 @@ def swap(
         watcher.check_sessions_can_be_ended(live.oid, temporary.oid)
         attempt = _Renaming(renaming, live, temporary, parked)
         attempt.start()
+        refused: list[str] = []
         try:
             refused = _end_sessions_until_done(watcher, attempt, live, temporary)
+        except psycopg2.Error:
+            # Without this connection nobody is sent away; what came of it the renames will tell.
+            pass
         finally:
             attempt.join()
-        if attempt.error is None:
-            return SwapResult(attempt.seconds)
-        if _swapped(watcher, live, temporary):
-            # The connection broke after the server had committed.
-            return SwapResult(attempt.seconds)
-        raise _as_error(attempt.error, refused) from attempt.error
+    # A connection can also break after the server has committed.
+    if attempt.error is None or has_swapped(maintenance, live, temporary):
+        return SwapResult(attempt.seconds)
+    raise _as_error(attempt.error, refused) from attempt.error
 
 
 def put_in_place(server: Server, temporary: Database, name: str) -> None:
@@ -87,11 +89,7 @@ def has_swapped(maintenance: ConnectionParams, live: Database, temporary: Databa
     from the rename.
     """
     with maintenance.session() as connection:
-        return _swapped(Server(maintenance, connection), live, temporary)
-
-
-def _swapped(server: Server, live: Database, temporary: Database) -> bool:
-    present = server.database(live.name)
+        present = Server(maintenance, connection).database(live.name)
     return present is not None and present.oid == temporary.oid
 
 
