@@ -146,6 +146,15 @@ class Settings:
         return parse_codec(str(_get("COMPRESSION", "zstd", str)))
 
     @property
+    def jobs(self) -> int:
+        """PGCLONE_JOBS: sessions with which a restore loads data and builds indexes at the same
+        time; the number of processors by default, two at least and four at most."""
+        value = _get("JOBS", max(2, min(os.cpu_count() or 2, 4)), int)
+        if isinstance(value, bool) or value < 1:
+            raise ConfigurationError("PGCLONE_JOBS has to be a number from 1")
+        return int(value)
+
+    @property
     def bin_dirs(self) -> list[str]:
         """PGCLONE_BIN_DIR: directory, or directories, of pg_dump and pg_restore.
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from .archive import OpenedArchive
 from .connection import ConnectionParams
 from .errors import PgcloneError, TooBusy
-from .load import LoadReport, load_archive
+from .judge import LoadReport
+from .load import load_archive
 from .marks import Database, Mark
 from .process import Child
 from .programs import Codec, choose_program, dump_command
@@ -40,6 +41,7 @@ def copy_database(
     *,
     end_sessions: bool = False,
     program_directories: Sequence[str] = (),
+    jobs: int = 2,
 ) -> CopyResult:
     """A marked copy of ``source`` under the mark's name.
 
@@ -59,7 +61,14 @@ def copy_database(
                 raise TooBusy
             copied = server.clone(source, mark)
         except TooBusy:
-            copied = _pipe(server, source, mark, reporter, program_directories)
+            copied = _pipe(
+                server,
+                source,
+                mark,
+                reporter,
+                program_directories=program_directories,
+                jobs=jobs,
+            )
             piped = True
     with server.transaction() as cursor:
         carry(cursor, source, copied, copied.name)
@@ -106,7 +115,9 @@ def _pipe(
     source: Database,
     mark: Mark,
     reporter: Reporter,
+    *,
     program_directories: Sequence[str],
+    jobs: int,
 ) -> Database:
     """pg_dump into pg_restore, without compression; ends no session and blocks no client."""
     target = server.create_like(source, mark)
@@ -117,9 +128,10 @@ def _pipe(
         load_from_database(
             server.params.with_dbname(source.name),
             server.params.with_dbname(target.name).with_role(server.role_to_take(target.owner)),
-            server.major,
+            server,
             reporter,
-            program_directories,
+            program_directories=program_directories,
+            jobs=jobs,
         )
     except BaseException as error:
         try:
@@ -133,12 +145,14 @@ def _pipe(
 def load_from_database(
     source: ConnectionParams,
     target: ConnectionParams,
-    server_major: int,
+    server: Server,
     reporter: Reporter,
+    *,
     program_directories: Sequence[str],
+    jobs: int,
 ) -> LoadReport:
     """Loads what pg_dump says of ``source`` into the empty database ``target``."""
-    pg_dump = choose_program("pg_dump", server_major=server_major, directories=program_directories)
+    pg_dump = choose_program("pg_dump", server_major=server.major, directories=program_directories)
     pg_restore = choose_program(
         "pg_restore", server_major=pg_dump.major, directories=program_directories
     )
@@ -153,7 +167,9 @@ def load_from_database(
         child = stack.enter_context(Child(command, stdout=subprocess.PIPE))
         archive = OpenedArchive(_ChildOutput(child, reporter))
         stack.callback(archive.close)
-        report = load_archive(archive, target, pg_restore, reporter)
+        report = load_archive(
+            archive, target, pg_restore, reporter, jobs=jobs, is_superuser=server.role()[1]
+        )
         child.finish()
     return report
 

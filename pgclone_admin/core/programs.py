@@ -173,13 +173,17 @@ def restore_command(
     environment: Mapping[str, str],
     *,
     role: str | None = None,
+    archive: Path | None = None,
+    entries: Path | None = None,
     secrets: tuple[str, ...] = (),
 ) -> Command:
-    """pg_restore of its standard input into the database in ``environment``.
+    """pg_restore into the database in ``environment``.
 
-    An empty ``--dbname`` makes pg_restore connect at all; the name comes from PGDATABASE. Objects
-    are left to the role that restores them, which is the owner of the live database. Only with
-    ``--verbose`` does pg_restore say which entry of the archive an error belongs to.
+    From its standard input, or from the file ``archive``; everything, or the ``entries`` that a
+    file lists by their numbers. An empty ``--dbname`` makes pg_restore connect at all; the name
+    comes from PGDATABASE. Objects are left to the role that restores them, which is the owner of
+    the live database. Only with ``--verbose`` does pg_restore say which entry of the archive an
+    error belongs to. ``--jobs`` is not for us: its sessions write into one another's errors.
     """
     argv = [
         str(program.path),
@@ -191,6 +195,10 @@ def restore_command(
     ]
     if role is not None:
         argv.append(f"--role={role}")
+    if entries is not None:
+        argv.append(f"--use-list={entries}")
+    if archive is not None:
+        argv.append(str(archive))
     return Command(tuple(argv), environment, secrets)
 
 

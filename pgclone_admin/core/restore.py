@@ -24,7 +24,8 @@ from .errors import (
     RestoreFailed,
     UntrustedDump,
 )
-from .load import LoadReport, load_archive
+from .judge import LoadReport
+from .load import load_archive
 from .manifest import Manifest
 from .marks import Database, Mark
 from .names import UNFINISHED_ROLES, DumpKey, LocalKey, derived_name, role_of
@@ -66,6 +67,8 @@ class RestoreRequest:
     """Names of databases that are never made, replaced or dropped."""
     trust_foreign: bool = False
     program_directories: Sequence[str] = ()
+    jobs: int = 2
+    """Sessions that load data and build indexes at the same time."""
     statement_timeout: int | None = None
     """Milliseconds, for statements on the maintenance connection."""
     lock_timeout: int | None = None
@@ -119,7 +122,14 @@ def restore_dump(
                     server.role_to_take(model.owner)
                 )
                 try:
-                    report = load_archive(archive, target, program, reporter)
+                    report = load_archive(
+                        archive,
+                        target,
+                        program,
+                        reporter,
+                        jobs=request.jobs,
+                        is_superuser=server.role()[1],
+                    )
                 except (RestoreFailed, ProcessFailed):
                     # A damaged archive is the cause, what pg_restore says of it the consequence.
                     _check_digest(stored, manifest)
@@ -346,6 +356,8 @@ def _analyze(target: ConnectionParams) -> None:
 def _tell(report: LoadReport, reporter: Reporter) -> None:
     for statement in report.skipped_grants:
         reporter.warn(f"left out: {statement}")
+    for entry in report.left_out:
+        reporter.warn(f"left out, as only a superuser can create it: {entry}")
     for statement in report.unchecked_foreign_keys:
         reporter.warn(f"made NOT VALID, as the dump leaves out the rows it names: {statement}")
     for statement in report.tolerated:

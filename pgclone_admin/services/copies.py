@@ -54,4 +54,5 @@ def copy_live(
             reporter,
             end_sessions=end_sessions,
             program_directories=settings.bin_dirs,
+            jobs=settings.jobs,
         )

@@ -59,6 +59,7 @@ def restore(
         protected=protected_names() - {live},
         trust_foreign=trust_foreign,
         program_directories=settings.bin_dirs,
+        jobs=settings.jobs,
         statement_timeout=settings.statement_timeout,
         lock_timeout=settings.lock_timeout,
     )
