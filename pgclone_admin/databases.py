@@ -56,7 +56,7 @@ def live_name(alias: str) -> str:
 def maintenance_params(alias: str) -> ConnectionParams:
     """The maintenance connection to the server of ``alias``."""
     configured = settings_of(alias)
-    own = settings.connections.get(alias, {})
+    own: Any = settings.connections.get(alias, {})
     if not isinstance(own, Mapping) or (unknown := set(own) - OVERRIDABLE):
         names = "" if not isinstance(own, Mapping) else ": " + ", ".join(sorted(unknown))
         raise ConfigurationError(

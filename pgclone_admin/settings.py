@@ -162,6 +162,8 @@ class Settings:
         """
         value = _get("BIN_DIR", [], str, os.PathLike, list, tuple)
         values = [value] if isinstance(value, str | os.PathLike) else value
+        if not all(isinstance(directory, str | os.PathLike) for directory in values):
+            raise ConfigurationError("PGCLONE_BIN_DIR has to be a directory or a list of them")
         return [str(base_dir() / directory) for directory in values if directory]
 
 

@@ -195,7 +195,13 @@ def _read_contents(source: _Splitter) -> Contents | None:
     database = fields.text() or ""
     server_version = fields.text() or ""
     program_version = fields.text() or ""
-    entries, outline = _read_entries(fields, version)
+    try:
+        entries, outline = _read_entries(fields, version)
+    except (ValueError, OverflowError) as error:
+        raise IntegrityError(
+            "the table of contents is damaged: a number in it is none",
+            hint="The archive was altered. Use another dump.",
+        ) from error
     return Contents(version, created, server_version, program_version, database, entries, outline)
 
 
@@ -204,7 +210,7 @@ def _moment(parts: list[int]) -> datetime | None:
     second, minute, hour, day, month, year, _is_dst = parts
     try:
         return datetime(year + 1900, month + 1, day, hour, minute, min(second, 59), tzinfo=UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -63,7 +63,7 @@ class Manifest:
                 raise ValueError(f"its format {values['format']} is newer than this program")
             known = {field.name for field in fields(cls)}
             manifest = cls(**{k: _frozen(v) for k, v in values.items() if k in known})
-            if not isinstance(manifest.size, int) or len(manifest.sha256) != 64:
+            if not isinstance(values["size"], int) or len(manifest.sha256) != 64:
                 raise ValueError("its size or digest is no such thing")
         except (ValueError, TypeError, RecursionError) as error:
             raise IntegrityError(

@@ -389,7 +389,7 @@ def refused(error: psycopg2.Error) -> PgcloneError:
 
 def explained(error: psycopg2.Error, what: str) -> PgcloneError:
     """An error of the server as one of ours."""
-    reason = (error.diag.message_primary if error.diag else None) or str(error).strip()
+    reason = error.diag.message_primary or str(error).strip()
     message = f"{what}: {reason}"
     if error.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE:
         return PermissionMissing(message)
