@@ -24,7 +24,7 @@ NEWEST_VERSION = (1, 16)
 FIRST_MAJOR = {(1, 15): 16, (1, 16): 17}
 """The first PostgreSQL whose pg_restore reads an archive version; older ones need none named."""
 
-KEPT_KINDS = {"TABLE", "TABLE DATA", "INDEX", "CONSTRAINT", "FK CONSTRAINT"}
+KEPT_KINDS = {"TABLE", "TABLE DATA", "INDEX", "CONSTRAINT", "FK CONSTRAINT", "EXTENSION"}
 """Entries that are kept whole. Of the others, of which there can be millions (every large object is
 one or more), only number and section are."""
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import psycopg2
+
 from .archive import OpenedArchive
 from .connection import ConnectionParams
 from .errors import PgcloneError, TooBusy
@@ -125,7 +127,7 @@ def _pipe(
         with server.transaction() as cursor:
             carry(cursor, source, target, target.name)
         reporter.phase("copying", total=server.size(source.name))
-        load_from_database(
+        report = load_from_database(
             server.params.with_dbname(source.name),
             server.params.with_dbname(target.name).with_role(server.role_to_take(target.owner)),
             server,
@@ -133,10 +135,11 @@ def _pipe(
             program_directories=program_directories,
             jobs=jobs,
         )
+        report.tell(reporter)
     except BaseException as error:
         try:
             server.drop(target.name, missing_ok=True)
-        except PgcloneError as failed:
+        except (PgcloneError, psycopg2.Error) as failed:
             error.add_note(f"the copy could not be dropped: {failed}")
         raise
     return target

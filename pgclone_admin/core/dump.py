@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from .connection import ConnectionParams, one_row
-from .errors import ConfigurationError, PgcloneError, SizeMismatch
+from .errors import ConfigurationError, DumpNotFound, PgcloneError, SizeMismatch
 from .manifest import Manifest
 from .names import DumpKey, TableName
 from .process import Child
@@ -180,7 +180,10 @@ def take_dump(
 def publish(sink: Sink, key: DumpKey, content: Content, manifest: Manifest) -> None:
     """Compares what the storage holds and writes the manifest, last; on failure removes both."""
     try:
-        stored = sink.size(key)
+        try:
+            stored = sink.size(key)
+        except DumpNotFound:
+            stored = 0
         if not content.complete or stored != content.size:
             raise SizeMismatch(
                 f"the storage holds {stored:,} bytes of the dump, {content.size:,} were written",

@@ -12,12 +12,14 @@ from psycopg2 import errorcodes
 from .connection import Connection
 from .errors import RestoreFailed
 from .process import Child, scrubbed
+from .progress import Reporter
 
 LONGEST_ERROR = 256 * 1024
 """Characters of one error of pg_restore that are kept."""
 
-MOST_ERRORS = 10_000
-"""Errors of one pg_restore that are kept; with more the restore has failed anyway."""
+MOST_ERRORS = 100_000
+"""Errors of one pg_restore that are kept; with more the restore has failed. A role that does not
+exist here makes one for every object with a grant to it."""
 
 _FROM_ENTRY = re.compile(r"pg_restore: from TOC entry \d+; \d+ \d+ (.*)")
 _ERROR = re.compile(r"pg_restore: error: (.*)", re.DOTALL)
@@ -78,6 +80,16 @@ class LoadReport:
     left_out: list[str] = field(default_factory=list)
     tolerated: list[str] = field(default_factory=list)
 
+    def tell(self, reporter: Reporter) -> None:
+        for statement in self.skipped_grants:
+            reporter.warn(f"left out: {statement}")
+        for entry in self.left_out:
+            reporter.warn(f"left out, as only a superuser can create it: {entry}")
+        for statement in self.unchecked_foreign_keys:
+            reporter.warn(f"made NOT VALID, as the dump leaves out the rows it names: {statement}")
+        for statement in self.tolerated:
+            reporter.note(f"not possible here and not needed: {statement}")
+
 
 class ErrorCollector:
     """Takes the error output of one pg_restore, line by line.
@@ -117,6 +129,12 @@ class ErrorCollector:
         for error in self.errors:
             if not error.can_be_judged:
                 raise failure(error)
+        if len(self.errors) >= MOST_ERRORS:
+            raise RestoreFailed(
+                f"pg_restore met with more than {MOST_ERRORS:,} errors, the first is: "
+                f"{self.errors[0].message}",
+                hint="The live database was not touched.",
+            )
         if status < 0:
             raise child.failure(status)
         if status and not (self.errors and self.went_on_to_the_end):

@@ -15,20 +15,18 @@ from .connection import ConnectionParams
 from .copy import copy_database
 from .errors import (
     Conflict,
-    DatabaseProtected,
     HookFailed,
-    IntegrityError,
     InvalidName,
     PgcloneError,
     ProcessFailed,
     RestoreFailed,
-    UntrustedDump,
 )
 from .judge import LoadReport
 from .load import load_archive
 from .manifest import Manifest
 from .marks import Database, Mark
-from .names import UNFINISHED_ROLES, DumpKey, LocalKey, derived_name, role_of
+from .names import UNFINISHED_ROLES, DumpKey, LocalKey, role_of
+from .preflight import DumpChecks, RestoreNames, TargetChecks, check_extensions, run_checks
 from .programs import choose_program
 from .progress import Reporter
 from .properties import carry
@@ -98,9 +96,10 @@ def restore_dump(
     """
 
     def build(server: Server, model: Database, mark: Mark) -> tuple[Database, LoadReport]:
-        manifest = _trusted_manifest(request, server, source, key, reporter)
+        size, manifest = source.size(key), source.manifest(key)
+        run_checks(DumpChecks(server, key, size, manifest, request.trust_foreign).all(), reporter)
         with ExitStack() as stack:
-            reporter.phase("restoring", total=source.size(key))
+            reporter.phase("restoring", total=size)
             stored = StoredReader(source.open(key), reporter)
             stack.callback(stored.close)
             reading = ArchiveReader(stored)
@@ -113,6 +112,7 @@ def restore_dump(
                 directories=request.program_directories,
                 oldest=archive.contents.oldest_reader if archive.contents else 0,
             )
+            run_checks([lambda: check_extensions(server, archive.contents)], reporter)
             temporary = server.create_like(model, mark)
             with _dropped_on_error(server, temporary):
                 if model.name == request.live:
@@ -195,27 +195,18 @@ def _restore(
         statement_timeout=request.statement_timeout,
         lock_timeout=request.lock_timeout,
     ) as server:
-        names = _Names(request.live, request.beside)
+        names = RestoreNames(request.live, request.beside)
         server.lock(names.live, exclusive=True)
         live = server.database(names.live)
-        if live is not None and (live.is_template or live.name == request.maintenance.dbname):
-            raise DatabaseProtected(
-                f'the database "{live.name}" is a template or the maintenance database and is '
-                "never replaced",
-                hint="Check NAME in DATABASES.",
-            )
         model = live or server.pattern()
-        server.check_may_create(model.owner)
-        if live is not None and request.beside is None:
-            server.check_sessions_can_be_ended(live.oid)
-        _check_names(server, names, request.protected)
+        run_checks(TargetChecks(server, names, live, model, request.protected).all(), reporter)
         _finish_earlier_swap(server, names)
 
         def mark(name: str, kind: str) -> Mark:
             return Mark.new(name=name, kind=kind, of=names.live, source=source)
 
         temporary, report = build(server, model, mark(names.temporary, "temporary"))
-        _tell(report, reporter)
+        report.tell(reporter)
         with _dropped_on_error(server, temporary), ExitStack() as made:
             reporter.phase("hooks")
             pre_swap_hooks(temporary.name)
@@ -257,27 +248,7 @@ def _restore(
         return RestoreResult(names.live, swapped.seconds, report)
 
 
-class _Names:
-    """The names that one restore of ``live`` may use."""
-
-    def __init__(self, live: str, beside: LocalKey | None) -> None:
-        self.live = live
-        self.temporary = derived_name(live, "temp")
-        self.parked = derived_name(live, "swap")
-        self.pre = derived_name(live, "pre")
-        self.post = derived_name(live, "post")
-        self.undo = derived_name(live, "undo")
-        self.beside = "" if beside is None else beside.name
-
-
-def _check_names(server: Server, names: _Names, protected: frozenset[str]) -> None:
-    """Everything under a name that the run uses must be ours, before anything is begun."""
-    taken = [names.temporary, names.parked, names.pre, names.post, names.undo, names.beside]
-    for name in filter(None, taken):
-        server.check_target(name, protected | {names.live})
-
-
-def _finish_earlier_swap(server: Server, names: _Names) -> None:
+def _finish_earlier_swap(server: Server, names: RestoreNames) -> None:
     """Gives the parked database its last name, or drops it; also that of a run that died."""
     parked = server.database(names.parked)
     if parked is None:
@@ -313,33 +284,6 @@ def _dropped_on_error(server: Server, temporary: Database) -> Iterator[None]:
         raise
 
 
-def _trusted_manifest(
-    request: RestoreRequest, server: Server, source: Source, key: DumpKey, reporter: Reporter
-) -> Manifest | None:
-    """The manifest; refuses what may not be restored before anything is made."""
-    size = source.size(key)
-    manifest = source.manifest(key)
-    is_superuser = server.role()[1]
-    if is_superuser:
-        reporter.warn("the role that restores is a superuser: code in the dump runs as one")
-    if manifest is None or manifest.is_foreign:
-        if is_superuser and not request.trust_foreign:
-            raise UntrustedDump(
-                f'the dump "{key}" was not made by pgclone_admin, and the role that would restore '
-                "it is a superuser",
-                hint="A dump can hold code, which runs with the rights of the role that restores. "
-                "Use a role that is no superuser, or --trust if you know where it comes from.",
-            )
-        if manifest is None:
-            reporter.warn("the dump has no manifest: whether it is unaltered cannot be told")
-    if manifest is not None and manifest.size != size:
-        raise IntegrityError(
-            f'the dump "{key}" has {size:,} bytes, its manifest says {manifest.size:,}',
-            hint="It was cut short or altered in its storage. Use another dump.",
-        )
-    return manifest
-
-
 def _check_digest(stored: StoredReader, manifest: Manifest | None) -> None:
     stored.drain()
     if manifest is not None:
@@ -351,14 +295,3 @@ def _analyze(target: ConnectionParams) -> None:
     with target.session() as connection, connection.cursor() as cursor:
         remove_session_limits(connection)
         cursor.execute("ANALYZE")
-
-
-def _tell(report: LoadReport, reporter: Reporter) -> None:
-    for statement in report.skipped_grants:
-        reporter.warn(f"left out: {statement}")
-    for entry in report.left_out:
-        reporter.warn(f"left out, as only a superuser can create it: {entry}")
-    for statement in report.unchecked_foreign_keys:
-        reporter.warn(f"made NOT VALID, as the dump leaves out the rows it names: {statement}")
-    for statement in report.tolerated:
-        reporter.note(f"not possible here and not needed: {statement}")

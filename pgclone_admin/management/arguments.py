@@ -76,6 +76,11 @@ def _add_restore(parser: CommandParser) -> None:
         "--to", metavar=":NAME", help="keep the result beside the live database, replace nothing"
     )
     parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="say what would be done and what stands in its way, and do nothing",
+    )
+    parser.add_argument(
         "--trust", action="store_true", help="restore a foreign dump although you are a superuser"
     )
     _add_common(parser, "the database to restore to")

@@ -10,12 +10,14 @@ from ..core.errors import InvalidName, NotAllowed, UsageError
 from ..core.names import DumpKey, LocalKey, role_of
 from ..core.progress import Reporter
 from ..core.restore import RestoreRequest, RestoreResult, restore_dump, restore_local
+from ..core.server import Server
 from ..databases import live_name, maintenance_params, protected_names
-from ..hooks import load_hooks, run_hooks
+from ..hooks import CommandHook, load_hooks, run_hooks
 from ..options import Options
+from ..plan import Plan, Question, make_plan
 from ..settings import settings
 from ..store import DumpStore
-from .keys import resolve_key
+from .keys import Resolved, resolve_key
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,52 @@ def restore(
     Over the live database, or ``beside`` it as a local copy (``:name``). The connections of this
     thread to the database are closed: they would be ended by the swap.
     """
+    prepared = _prepare(options, beside=beside, trust_foreign=trust_foreign)
+    if prepared.resolved.explanation:
+        reporter.note(prepared.resolved.explanation)
+    request, hooks = prepared.request, prepared.hooks
+
+    def pre_swap_hooks(temporary: str) -> None:
+        run_hooks(hooks, alias=options.database, database=temporary, reporter=reporter)
+        connections[options.database].close()
+
+    close_connections(request.live)
+    key = prepared.resolved.key
+    if isinstance(key, LocalKey):
+        result = restore_local(request, key, reporter, pre_swap_hooks=pre_swap_hooks)
+    else:
+        result = restore_dump(request, key, prepared.store, reporter, pre_swap_hooks=pre_swap_hooks)
+    return Restored(key, result)
+
+
+def plan_restore(
+    options: Options, *, beside: str | None = None, trust_foreign: bool = False
+) -> Plan:
+    """What :func:`restore` with the same arguments would do, and what stands in its way."""
+    prepared = _prepare(options, beside=beside, trust_foreign=trust_foreign)
+    request = prepared.request
+    question = Question(
+        live=request.live,
+        reversible=request.reversible,
+        beside=request.beside,
+        protected=request.protected,
+        trust_foreign=trust_foreign,
+        program_directories=settings.bin_dirs,
+    )
+    with Server.connected(request.maintenance) as server:
+        return make_plan(question, prepared.resolved.key, prepared.store, server, prepared.hooks)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    request: RestoreRequest
+    resolved: Resolved
+    store: DumpStore
+    hooks: list[CommandHook]
+
+
+def _prepare(options: Options, *, beside: str | None, trust_foreign: bool) -> _Prepared:
+    """Reads what was asked for; nothing is touched."""
     if not settings.allow_restore:
         raise NotAllowed("restores are not allowed here: PGCLONE_ALLOW_RESTORE is False")
     if not options.dump_key:
@@ -48,9 +96,6 @@ def restore(
     hooks = load_hooks(options.pre_swap_hooks)
     live = live_name(options.database)
     store = DumpStore(options.storage_location)
-    resolved = resolve_key(options.dump_key, store)
-    if resolved.explanation:
-        reporter.note(resolved.explanation)
     request = RestoreRequest(
         live=live,
         maintenance=maintenance_params(options.database),
@@ -63,17 +108,7 @@ def restore(
         statement_timeout=settings.statement_timeout,
         lock_timeout=settings.lock_timeout,
     )
-
-    def pre_swap_hooks(temporary: str) -> None:
-        run_hooks(hooks, alias=options.database, database=temporary, reporter=reporter)
-        connections[options.database].close()
-
-    close_connections(live)
-    if isinstance(resolved.key, LocalKey):
-        result = restore_local(request, resolved.key, reporter, pre_swap_hooks=pre_swap_hooks)
-    else:
-        result = restore_dump(request, resolved.key, store, reporter, pre_swap_hooks=pre_swap_hooks)
-    return Restored(resolved.key, result)
+    return _Prepared(request, resolve_key(options.dump_key, store), store, hooks)
 
 
 def local_target(text: str, live: str) -> LocalKey:

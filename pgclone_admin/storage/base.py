@@ -77,6 +77,9 @@ def storage_errors(what: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise StorageError(f"{what}: {error.strerror or error}", hint=_hint(error)) from error
+    except Exception as error:
+        # Every backend of django-storages has errors of its own, which share no base class.
+        raise StorageError(f"{what}: {str(error) or type(error).__name__}") from error
 
 
 def _client_error(what: str, error: ClientError) -> StorageError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import IO, Any, cast
 
@@ -59,18 +60,28 @@ class GenericBackend(Backend):
         self._prefix = prefix
 
     def save(self, name: str, content: Content, *, expected_size: int) -> None:
-        with storage_errors(f'"{name}" cannot be stored'):
+        what = f'"{name}" cannot be stored'
+        with storage_errors(what):
             full_name = self._prefix + name
             if self._storage.exists(full_name):
                 raise Conflict(f'"{name}" exists already', hint="Nothing was overwritten.")
-            try:
+            with self._removed_on_error(full_name), storage_errors(what):
                 saved_as = self._save(full_name, content)
-            except BaseException:
-                self._storage.delete(full_name)
-                raise
             if saved_as != full_name:
                 self._storage.delete(saved_as)
                 raise Conflict(f'the storage wanted to call "{name}" something else')
+
+    @contextmanager
+    def _removed_on_error(self, full_name: str) -> Iterator[None]:
+        """Storages may leave what they have taken so far; the first error is the one to be told."""
+        try:
+            yield
+        except BaseException as error:
+            try:
+                self._storage.delete(full_name)
+            except Exception as failed:  # noqa: BLE001 - whatever the storage raises
+                error.add_note(f"what was stored of it could not be removed either: {failed}")
+            raise
 
     def _save(self, name: str, content: Content) -> str:
         if self._streams():

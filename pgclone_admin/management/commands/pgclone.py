@@ -21,6 +21,7 @@ from ...services import copies, dumps, listing, restores
 from ...store import DumpEntry
 from ..arguments import VERBS, add_django_options, given_arguments, take_key_from_hooks
 from ..console import ConsoleReporter, cancel_on_signals, human_age, human_size
+from ..plan_text import plan_lines
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -151,6 +152,9 @@ class Command(BaseCommand):
     def _restore(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
         take_key_from_hooks(given)
         options = resolve(given_arguments(given), verb="restore")
+        if given["plan"]:
+            self._plan(options, given)
+            return
         restored = restores.restore(
             options, reporter, beside=given["to"], trust_foreign=given["trust"]
         )
@@ -171,6 +175,15 @@ class Command(BaseCommand):
             )
         else:
             self._print([str(restored.key)])
+
+    def _plan(self, options: Options, given: dict[str, Any]) -> None:
+        plan = restores.plan_restore(options, beside=given["to"], trust_foreign=given["trust"])
+        if given["json"]:
+            self._print_json(dataclasses.asdict(plan))
+        else:
+            self._print(list(plan_lines(plan)))
+        if plan.obstacles:
+            sys.exit(1)
 
     def _copy(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
         options = resolve(given_arguments(given), verb="")
@@ -223,7 +236,7 @@ class Command(BaseCommand):
             self.stdout.write(line)
 
     def _print_json(self, value: Any) -> None:
-        self.stdout.write(json.dumps(value, indent=1, ensure_ascii=False))
+        self.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str))
 
     def _print_table(self, rows: Sequence[tuple[str, ...]]) -> None:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -1,0 +1,211 @@
+"""What stands in the way of a restore, looked for before anything is made.
+
+A check raises what stops the restore, and returns sentences that a person should read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from .archive import Contents
+from .connection import ConnectionParams
+from .errors import Conflict, DatabaseProtected, IntegrityError, PreflightError, UntrustedDump
+from .manifest import Manifest
+from .marks import Database, Mark, new_database_name
+from .names import DumpKey, LocalKey, derived_name
+from .progress import Reporter
+from .properties import carry
+from .server import Server
+
+Check = Callable[[], list[str]]
+
+PINS = {
+    "prepared transactions": "SELECT gid FROM pg_prepared_xacts WHERE database = %s",
+    "logical replication slots": "SELECT slot_name FROM pg_replication_slots WHERE database = %s",
+    "subscriptions": """SELECT s.subname FROM pg_subscription s
+                          JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = %s""",
+}
+
+
+class RestoreNames:
+    """The names that one restore of ``live`` may use."""
+
+    def __init__(self, live: str, beside: LocalKey | None) -> None:
+        self.live = live
+        self.temporary = derived_name(live, "temp")
+        self.parked = derived_name(live, "swap")
+        self.pre = derived_name(live, "pre")
+        self.post = derived_name(live, "post")
+        self.undo = derived_name(live, "undo")
+        self.beside = "" if beside is None else beside.name
+
+    @property
+    def made(self) -> list[str]:
+        """Every name that has to be free, or that of a database made here."""
+        names = [self.temporary, self.parked, self.pre, self.post, self.undo, self.beside]
+        return [name for name in names if name]
+
+
+def run_checks(checks: Iterable[Check], reporter: Reporter) -> None:
+    """Raises the first thing that stops the restore."""
+    for check in checks:
+        for warning in check():
+            reporter.warn(warning)
+
+
+@dataclass(frozen=True)
+class TargetChecks:
+    """``live`` is the database to replace, ``None`` when there is none yet; ``model`` is what the
+    new one is made like."""
+
+    server: Server
+    names: RestoreNames
+    live: Database | None
+    model: Database
+    protected: frozenset[str]
+
+    def all(self) -> list[Check]:
+        checks: list[Check] = [self.is_no_system_database, self.may_create, self.names_are_free]
+        if self.live is not None and not self.names.beside:
+            checks += [self.sessions_can_be_ended, self.nothing_pins_it, self.standbys]
+        return checks
+
+    def is_no_system_database(self) -> list[str]:
+        live = self.live
+        maintenance = self.server.params.dbname
+        if live is not None and (live.is_template or live.name == maintenance):
+            raise DatabaseProtected(
+                f'the database "{live.name}" is a template or the maintenance database and is '
+                "never replaced",
+                hint="Check NAME in DATABASES.",
+            )
+        return []
+
+    def may_create(self) -> list[str]:
+        self.server.check_may_create(self.model.owner)
+        return []
+
+    def names_are_free(self) -> list[str]:
+        for name in self.names.made:
+            self.server.check_target(name, self.protected | {self.names.live})
+        return []
+
+    def sessions_can_be_ended(self) -> list[str]:
+        assert self.live is not None
+        self.server.check_sessions_can_be_ended(self.live.oid)
+        return []
+
+    def nothing_pins_it(self) -> list[str]:
+        """A prepared transaction keeps a database from being renamed; what replicates it would go
+        on with the parked one."""
+        assert self.live is not None
+        for what, statement in PINS.items():
+            if names := [str(row[0]) for row in self.server.rows(statement, [self.live.name])]:
+                raise Conflict(
+                    f'the database "{self.live.name}" has {what}: {", ".join(names)}',
+                    hint="Nothing was changed. Finish or drop them, then try again.",
+                )
+        return []
+
+    def standbys(self) -> list[str]:
+        standbys = self.server.rows("SELECT count(*) FROM pg_stat_replication")[0][0]
+        if not standbys:
+            return []
+        warning = (
+            f"the server has {standbys} standbys: sessions that are open there go on reading the "
+            "database that is replaced, until they end"
+        )
+        return [warning]
+
+    def can_make_one(self, access: ConnectionParams) -> None:
+        """Makes, enters and drops a tiny database: the proof that a restore can work here at all.
+
+        ``pg_hba.conf`` often lets a role into its own database only, poolers know nothing of new
+        ones, and a setting of the live database may be one that this role cannot set.
+        """
+        name = new_database_name()
+        mark = Mark.new(name=name, kind="temporary", of=self.names.live)
+        tiny = self.server.create_like(self.model, mark)
+        try:
+            try:
+                with access.with_dbname(name).session():
+                    pass
+            except PreflightError as error:
+                raise PreflightError(
+                    f"a new database can be made, but not entered: {error}",
+                    hint="Let pg_hba.conf admit the role to all databases of the server, or give "
+                    "PGCLONE_CONNECTIONS a connection past the pooler.",
+                ) from error
+            if self.live is not None:
+                with self.server.transaction() as cursor:
+                    carry(cursor, self.live, tiny, tiny.name)
+        finally:
+            self.server.drop(name, missing_ok=True)
+
+
+@dataclass(frozen=True)
+class DumpChecks:
+    """A dump in its storage: what its manifest says, and how many bytes there are."""
+
+    server: Server
+    key: DumpKey
+    size: int
+    manifest: Manifest | None
+    trust_foreign: bool
+
+    def all(self) -> list[Check]:
+        return [self.is_trusted, self.is_whole]
+
+    def is_trusted(self) -> list[str]:
+        warnings = []
+        is_superuser = self.server.role()[1]
+        if is_superuser:
+            warnings.append("the role that restores is a superuser: code in the dump runs as one")
+        if self.manifest is None or self.manifest.is_foreign:
+            if is_superuser and not self.trust_foreign:
+                raise UntrustedDump(
+                    f'the dump "{self.key}" was not made by pgclone_admin, and the role that would '
+                    "restore it is a superuser",
+                    hint="A dump can hold code, which runs with the rights of the role that "
+                    "restores. Use a role that is no superuser, or --trust if you know where it "
+                    "comes from.",
+                )
+            if self.manifest is None:
+                warnings.append("the dump has no manifest: whether it is unaltered cannot be told")
+        return warnings
+
+    def is_whole(self) -> list[str]:
+        if self.manifest is not None and self.manifest.size != self.size:
+            raise IntegrityError(
+                f'the dump "{self.key}" has {self.size:,} bytes, its manifest says '
+                f"{self.manifest.size:,}",
+                hint="It was cut short or altered in its storage. Use another dump.",
+            )
+        return []
+
+
+def check_extensions(server: Server, contents: Contents | None) -> list[str]:
+    """:class:`PreflightError` for extensions that the server does not have."""
+    wanted = [e.name for e in contents.entries if e.kind == "EXTENSION"] if contents else []
+    if not wanted:
+        return []
+    available = dict(
+        server.rows(
+            "SELECT name, bool_or(trusted) FROM pg_available_extension_versions"
+            " WHERE name = ANY(%s) GROUP BY name",
+            [wanted],
+        )
+    )
+    if missing := [name for name in wanted if name not in available]:
+        raise PreflightError(
+            f"the dump needs extensions that the server does not have: {', '.join(missing)}",
+            hint="Install their packages on the server. Nothing was changed.",
+        )
+    if server.role()[1]:
+        return []
+    return [
+        f'only a superuser may create the extension "{name}", unless the server allows more'
+        for name, trusted in available.items()
+        if not trusted
+    ]

@@ -1,0 +1,78 @@
+"""A plan as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from ..plan import Plan
+from .console import human_age, human_size
+
+LABEL_WIDTH = 12
+SHOWN_MIGRATIONS = 20
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """What would happen, then what should be known, then what stands in the way."""
+    yield _line("restore", plan.key + _of_dump(plan))
+    yield _line("to", f'the database "{plan.database}" on {plan.server}')
+    yield from _effect(plan)
+    yield _line("hooks", ", ".join(plan.hooks) or "none")
+    yield from _migrations(plan)
+    yield from _lists(plan)
+    for warning in plan.warnings:
+        yield _line("warning", warning)
+    for obstacle in plan.obstacles:
+        yield _line("stopped by", obstacle.message)
+        if obstacle.hint:
+            yield _line("", obstacle.hint)
+    if not plan.obstacles:
+        yield _line("", "nothing stands in the way")
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label:<{LABEL_WIDTH}}{text}".rstrip()
+
+
+def _of_dump(plan: Plan) -> str:
+    facts = []
+    if plan.dump_size is not None:
+        facts.append(human_size(plan.dump_size))
+    if plan.taken_at is not None:
+        facts.append(f"{human_age((datetime.now(UTC) - plan.taken_at).total_seconds())} old")
+    if plan.taken_from:
+        facts.append(f"of {plan.taken_from}")
+    return f" ({', '.join(facts)})" if facts else ""
+
+
+def _effect(plan: Plan) -> Iterator[str]:
+    if plan.replaces:
+        size = "" if plan.live_size is None else f" of {human_size(plan.live_size)}"
+        yield _line("replaces", f"the live database{size}; {plan.sessions} sessions are ended")
+    else:
+        yield _line("replaces", "nothing")
+    if plan.peak_size is not None:
+        yield _line("needs", f"about {human_size(plan.peak_size)} on the disk of the server")
+    if plan.keeps:
+        yield _line("keeps", f"{', '.join(plan.keeps)} to go back to")
+    elif plan.replaces:
+        yield _line("keeps", "nothing to go back to; --reversible would")
+    if plan.drops:
+        yield _line("drops", ", ".join(plan.drops))
+
+
+def _migrations(plan: Plan) -> Iterator[str]:
+    if plan.migrations is None:
+        return
+    if not plan.migrations:
+        yield _line("migrations", "none to run")
+    for number, migration in enumerate(plan.migrations[:SHOWN_MIGRATIONS]):
+        yield _line("migrations" if number == 0 else "", migration)
+    if (rest := len(plan.migrations) - SHOWN_MIGRATIONS) > 0:
+        yield _line("", f"and {rest} more")
+
+
+def _lists(plan: Plan) -> Iterator[str]:
+    for label, names in (("unknown", plan.unknown_migrations), ("left out", plan.left_out)):
+        for number, name in enumerate(names):
+            yield _line(label if number == 0 else "", name)
