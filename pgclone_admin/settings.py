@@ -7,6 +7,7 @@ Read when it is asked for, so that ``override_settings`` works. A value of the w
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -155,6 +156,24 @@ class Settings:
         return int(value)
 
     @property
+    def tolerated_errors(self) -> frozenset[tuple[str, str]]:
+        """PGCLONE_TOLERATED_ERRORS: errors that do not fail a restore, none by default.
+
+        Each is the kind of an entry, as ``pg_restore --list`` calls it, and the SQLSTATE of its
+        error: ``"EXTENSION 42501"``.
+        """
+        pairs = set()
+        for text in as_list(_get("TOLERATED_ERRORS", [], list, tuple), "PGCLONE_TOLERATED_ERRORS"):
+            kind, _space, code = text.rpartition(" ")
+            if not kind or not _SQLSTATE.fullmatch(code):
+                raise ConfigurationError(
+                    f"PGCLONE_TOLERATED_ERRORS cannot hold {text!r}",
+                    hint='It holds kinds of entries with a SQLSTATE, such as "EXTENSION 42501".',
+                )
+            pairs.add((kind, code))
+        return frozenset(pairs)
+
+    @property
     def bin_dirs(self) -> list[str]:
         """PGCLONE_BIN_DIR: directory, or directories, of pg_dump and pg_restore.
 
@@ -166,6 +185,8 @@ class Settings:
             raise ConfigurationError("PGCLONE_BIN_DIR has to be a directory or a list of them")
         return [str(base_dir() / directory) for directory in values if directory]
 
+
+_SQLSTATE = re.compile(r"[0-9A-Z]{5}")
 
 settings = Settings()
 

@@ -30,6 +30,9 @@ _REFERENCES = re.compile(
 )
 _NEWER_SETTING = re.compile(r"SET (transaction_timeout|idle_session_timeout) = 0;?\s*")
 
+Tolerated = frozenset[tuple[str, str]]
+"""Pairs of a kind of entry, as the table of contents calls it, and a SQLSTATE."""
+
 _GRANTS = ("ACL", "DEFAULT ACL")
 _JUDGED_KINDS = (*_GRANTS, "COMMENT", "FK CONSTRAINT")
 
@@ -44,6 +47,8 @@ class RestoreError:
     secrets: tuple[str, ...] = field(default=(), repr=False)
     retryable: bool = False
     """Whether trying the statement again makes up for it: nothing that came after needed it."""
+    tolerated: frozenset[str] = frozenset()
+    """Kinds of entries that the settings allow to fail."""
 
     @property
     def message(self) -> str:
@@ -68,7 +73,7 @@ class RestoreError:
         """Whether a second try may prove it harmless; everything else fails the restore."""
         if self.command is None:
             return False
-        return self.retryable or self.is_setting or self.is_a(*_JUDGED_KINDS)
+        return self.retryable or self.is_setting or self.is_a(*_JUDGED_KINDS, *self.tolerated)
 
 
 @dataclass
@@ -97,12 +102,19 @@ class ErrorCollector:
     ``retryable`` says of all its errors that their statements can be tried again later.
     """
 
-    def __init__(self, secrets: tuple[str, ...] = (), *, retryable: bool = False) -> None:
+    def __init__(
+        self,
+        secrets: tuple[str, ...] = (),
+        *,
+        retryable: bool = False,
+        tolerated: Tolerated = frozenset(),
+    ) -> None:
         self.errors: list[RestoreError] = []
         self.went_on_to_the_end = False
         """Whether pg_restore has counted its errors, which it does only at its end."""
         self._secrets = secrets
         self._retryable = retryable
+        self._tolerated = frozenset(kind for kind, _sqlstate in tolerated)
         self._entry = ""
         self._open: RestoreError | None = None
 
@@ -114,7 +126,9 @@ class ErrorCollector:
             if _COUNT.match(line):
                 self.went_on_to_the_end = True
             elif match := _ERROR.match(line):
-                self._open = RestoreError(self._entry, match[1], self._secrets, self._retryable)
+                self._open = RestoreError(
+                    self._entry, match[1], self._secrets, self._retryable, self._tolerated
+                )
         elif self._open is not None and len(self._open.text) < LONGEST_ERROR:
             self._open.text += "\n" + line
 
@@ -164,10 +178,12 @@ class Judge:
         connection: Connection,
         tables_without_data: Iterable[tuple[str | None, str]],
         report: LoadReport,
+        tolerated: Tolerated = frozenset(),
     ) -> None:
         self._connection = connection
         self._without_data = frozenset(tables_without_data)
         self._report = report
+        self._tolerated = tolerated
         # As pg_restore has it: every name in an archive is qualified.
         self._try("SELECT pg_catalog.set_config('search_path', '', false)")
         self._try("SET check_function_bodies = false")
@@ -186,8 +202,18 @@ class Judge:
                 self._add_unchecked(error, command)
             elif error.is_a("COMMENT"):
                 self._comment(error, command)
-            elif not error.retryable or (problem := self._try(command)) is not None:
-                raise failure(error) from problem if error.retryable else None
+            else:
+                self._try_again(error, command)
+
+    def _try_again(self, error: RestoreError, command: str) -> None:
+        problem = self._try(command)
+        if problem is None:
+            if error.retryable:
+                return
+        elif any(error.is_a(kind) and problem.pgcode == code for kind, code in self._tolerated):
+            self._report.tolerated.append(command)
+            return
+        raise failure(error) from problem
 
     def _try(self, statement: str) -> psycopg2.Error | None:
         try:

@@ -19,7 +19,7 @@ from .archive import Contents, OpenedArchive, Section
 from .build import IndexBuilders, Step, batched, plan_foreign_keys, plan_tables
 from .connection import ConnectionParams
 from .errors import ProcessFailed, RestoreFailed
-from .judge import ErrorCollector, Judge, LoadReport, RestoreError
+from .judge import ErrorCollector, Judge, LoadReport, RestoreError, Tolerated
 from .process import Child
 from .programs import Command, Program, parse_command, restore_command
 from .progress import Reporter
@@ -40,6 +40,7 @@ def load_archive(
     *,
     jobs: int = 2,
     is_superuser: bool = False,
+    tolerated: Tolerated = frozenset(),
 ) -> LoadReport:
     """Restores ``archive`` into the empty database ``target`` and returns what was left out.
 
@@ -47,7 +48,8 @@ def load_archive(
     these, each proven by trying the statement again: a grant to a role that does not exist here; a
     foreign key to rows that the dump left out, which is made NOT VALID; a comment on an extension
     that a superuser installed; a setting of a newer pg_restore that this server does not have.
-    Event triggers and the like are left out unless ``is_superuser``.
+    Event triggers and the like are left out unless ``is_superuser``; errors that are ``tolerated``
+    are listed.
 
     The caller drops the target database after any error, also when this process dies.
     """
@@ -55,7 +57,13 @@ def load_archive(
         environment = stack.enter_context(target.child_environment())
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pgclone-"))
         loader = _Loader(
-            archive, target, program, reporter, environment=environment, folder=Path(folder)
+            archive,
+            target,
+            program,
+            reporter,
+            environment=environment,
+            folder=Path(folder),
+            tolerated=tolerated,
         )
         if archive.contents is None:
             loader.load_in_one_pass()
@@ -74,6 +82,7 @@ class _Loader:
         *,
         environment: dict[str, str],
         folder: Path,
+        tolerated: Tolerated,
     ) -> None:
         self._archive = archive
         self._target = target
@@ -82,6 +91,7 @@ class _Loader:
         options = " ".join(filter(None, [target.options.get("options"), SCRATCH_OPTIONS]))
         self._environment = {**environment, "PGOPTIONS": options}
         self._folder = folder
+        self._tolerated = tolerated
         self._fed = 0
         self.report = LoadReport()
 
@@ -115,7 +125,7 @@ class _Loader:
     ) -> list[RestoreError]:
         """Pipes the archive into pg_restore; returns the errors that can be judged."""
         command = self._command(entries=entries)
-        collector = ErrorCollector(command.secrets)
+        collector = ErrorCollector(command.secrets, tolerated=self._tolerated)
 
         def take(line: str) -> None:
             collector.take(line)
@@ -175,7 +185,7 @@ class _Loader:
         with self._target.session() as connection:
             remove_session_limits(connection)
             tables = contents.tables_without_data if contents else ()
-            Judge(connection, tables, self.report).judge(errors)
+            Judge(connection, tables, self.report, self._tolerated).judge(errors)
 
 
 def _feed(archive: OpenedArchive, child: Child, reporter: Reporter) -> Iterator[int]:

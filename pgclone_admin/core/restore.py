@@ -21,7 +21,7 @@ from .errors import (
     ProcessFailed,
     RestoreFailed,
 )
-from .judge import LoadReport
+from .judge import LoadReport, Tolerated
 from .load import load_archive
 from .manifest import Manifest
 from .marks import Database, Mark
@@ -67,6 +67,7 @@ class RestoreRequest:
     program_directories: Sequence[str] = ()
     jobs: int = 2
     """Sessions that load data and build indexes at the same time."""
+    tolerated: Tolerated = frozenset()
     statement_timeout: int | None = None
     """Milliseconds, for statements on the maintenance connection."""
     lock_timeout: int | None = None
@@ -129,6 +130,7 @@ def restore_dump(
                         reporter,
                         jobs=request.jobs,
                         is_superuser=server.role()[1],
+                        tolerated=request.tolerated,
                     )
                 except (RestoreFailed, ProcessFailed):
                     # A damaged archive is the cause, what pg_restore says of it the consequence.

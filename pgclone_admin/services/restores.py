@@ -105,6 +105,7 @@ def _prepare(options: Options, *, beside: str | None, trust_foreign: bool) -> _P
         trust_foreign=trust_foreign,
         program_directories=settings.bin_dirs,
         jobs=settings.jobs,
+        tolerated=settings.tolerated_errors,
         statement_timeout=settings.statement_timeout,
         lock_timeout=settings.lock_timeout,
     )
