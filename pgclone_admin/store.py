@@ -61,6 +61,9 @@ class DumpStore:
         key = _readable_key(text)
         if key is None or (settings.validate_dump_keys and not key.is_standard):
             return None
+        if not key.is_standard:
+            # It can be the name of a directory, which some storages say they have.
+            return next((e.key for e in self.entries(key.text) if e.key == key), None)
         return None if self._backend.size(key.text) is None else key
 
     # -- a source of dumps

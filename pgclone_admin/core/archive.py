@@ -24,7 +24,7 @@ NEWEST_VERSION = (1, 16)
 FIRST_MAJOR = {(1, 15): 16, (1, 16): 17}
 """The first PostgreSQL whose pg_restore reads an archive version; older ones need none named."""
 
-KEPT_KINDS = {"TABLE", "TABLE DATA", "INDEX", "CONSTRAINT", "FK CONSTRAINT", "EXTENSION"}
+KEPT_KINDS = {"TABLE", "TABLE DATA", "INDEX", "CONSTRAINT", "FK CONSTRAINT", "EXTENSION", "SCHEMA"}
 """Entries that are kept whole. Of the others, of which there can be millions (every large object is
 one or more), only number and section are."""
 
@@ -63,6 +63,8 @@ class Entry:
     alters_table: bool
     """Whether an index is also made the one of CLUSTER or REPLICA IDENTITY."""
     is_gin: bool
+    definition: str = ""
+    """The statement that creates an extension or schema; not kept for others."""
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,7 @@ def _read_entries(fields: _Fields, version: tuple[int, int]) -> tuple[tuple[Entr
                     dependencies=tuple(dependencies),
                     alters_table=kind == "INDEX" and b"\nALTER TABLE " in definition,
                     is_gin=b" USING gin " in definition,
+                    definition=_text(definition) if kind in ("EXTENSION", "SCHEMA") else "",
                 )
             )
     return tuple(kept), Outline(ids, sections, superuser_only)

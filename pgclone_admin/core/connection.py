@@ -126,6 +126,12 @@ class ConnectionParams:
         except psycopg2.OperationalError as error:
             raise _refused(self, error) from error
         connection.autocommit = autocommit
+        try:
+            # Names are text here, whatever the encoding of the database that is connected to.
+            connection.set_client_encoding("UTF8")
+        except psycopg2.Error as error:
+            connection.close()
+            raise _refused(self, error) from error
         if self.role is not None:
             self._set_role(connection, self.role)
         return connection
@@ -209,7 +215,7 @@ def one_row(cursor: Any) -> tuple[Any, ...]:
     return tuple(row)
 
 
-def _refused(params: ConnectionParams, error: psycopg2.OperationalError) -> ServerUnavailable:
+def _refused(params: ConnectionParams, error: psycopg2.Error) -> ServerUnavailable:
     # One line for each address that was tried, and in lines that begin with a tab a question.
     lines = [line for line in str(error).splitlines() if line.strip() and line[0] != "\t"]
     reason = lines[-1].rpartition(" failed: ")[2].strip() if lines else "no reason was given"

@@ -171,7 +171,13 @@ def load_from_database(
         archive = OpenedArchive(_ChildOutput(child, reporter))
         stack.callback(archive.close)
         report = load_archive(
-            archive, target, pg_restore, reporter, jobs=jobs, is_superuser=server.role()[1]
+            archive,
+            target,
+            pg_restore,
+            reporter,
+            jobs=jobs,
+            is_superuser=server.role()[1],
+            extension_creator=server.extension_creator(server.existing(target.dbname)),
         )
         child.finish()
     return report

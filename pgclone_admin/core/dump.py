@@ -139,6 +139,7 @@ def take_dump(
             environment,
             codec=request.codec,
             exclude_table_data=facts.excluded,
+            encoding=database.options.get("client_encoding") or facts.encoding,
             role=database.role,
             lock_wait_timeout=request.lock_wait_timeout,
             secrets=(database.password,) if database.password else (),

@@ -9,17 +9,23 @@ remains (triggers, policies, grants) is done at the end. So a stream is restored
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from .archive import Contents, OpenedArchive, Section
+import psycopg2
+from psycopg2 import sql
+
+from .archive import Contents, Entry, OpenedArchive, Section
 from .build import IndexBuilders, Step, batched, plan_foreign_keys, plan_tables
 from .connection import ConnectionParams
 from .errors import ProcessFailed, RestoreFailed
 from .judge import ErrorCollector, Judge, LoadReport, RestoreError, Tolerated
+from .names import quote_identifier
 from .process import Child
 from .programs import Command, Program, parse_command, restore_command
 from .progress import Reporter
@@ -27,6 +33,8 @@ from .server import remove_session_limits
 
 SCRATCH_OPTIONS = "-c synchronous_commit=off"
 """A database that is thrown away when its server crashes need not wait for the disk."""
+
+_IN_SCHEMA = re.compile(r" WITH SCHEMA (.+);")
 
 MOST_FOREIGN_KEY_STEPS = 200
 """Foreign keys that get a pg_restore each; more of them are built in as many batches as jobs."""
@@ -41,6 +49,7 @@ def load_archive(
     jobs: int = 2,
     is_superuser: bool = False,
     tolerated: Tolerated = frozenset(),
+    extension_creator: ConnectionParams | None = None,
 ) -> LoadReport:
     """Restores ``archive`` into the empty database ``target`` and returns what was left out.
 
@@ -49,7 +58,8 @@ def load_archive(
     foreign key to rows that the dump left out, which is made NOT VALID; a comment on an extension
     that a superuser installed; a setting of a newer pg_restore that this server does not have.
     Event triggers and the like are left out unless ``is_superuser``; errors that are ``tolerated``
-    are listed.
+    are listed. ``extension_creator`` reaches the same database with more rights, and creates the
+    extensions before.
 
     The caller drops the target database after any error, also when this process dies.
     """
@@ -68,6 +78,8 @@ def load_archive(
         if archive.contents is None:
             loader.load_in_one_pass()
         else:
+            if extension_creator is not None:
+                loader.create_extensions(archive.contents, extension_creator)
             loader.load_split(archive.contents, jobs, is_superuser=is_superuser)
     return loader.report
 
@@ -93,16 +105,53 @@ class _Loader:
         self._folder = folder
         self._tolerated = tolerated
         self._fed = 0
+        self._done_before: set[int] = set()
         self.report = LoadReport()
 
     def load_in_one_pass(self) -> None:
         """For an archive whose table of contents cannot be read here."""
         self._judge(None, self._stream(entries=None))
 
+    def create_extensions(self, contents: Contents, creator: ConnectionParams) -> None:
+        """Creates the extensions of the archive, and the schemas they lie in, as ``creator``.
+
+        The owner of a database may create trusted extensions only.
+        """
+        schemas = {e.name: e for e in contents.entries if e.kind == "SCHEMA"}
+        schemas |= {quote_identifier(name): entry for name, entry in schemas.items()}
+        with creator.session() as connection, connection.cursor() as cursor:
+            remove_session_limits(connection)
+            for entry in contents.entries:
+                if entry.kind != "EXTENSION":
+                    continue
+                match = _IN_SCHEMA.search(entry.definition)
+                schema = schemas.get(match[1]) if match else None
+                try:
+                    if schema is not None and schema.dump_id not in self._done_before:
+                        self._create_schema(cursor, schema)
+                    cursor.execute(entry.definition)
+                except psycopg2.Error as error:
+                    raise RestoreFailed(
+                        f'the extension "{entry.name}" cannot be created: '
+                        f"{error.diag.message_primary}",
+                        hint="The live database was not touched.",
+                    ) from error
+
+    def _create_schema(self, cursor: Any, schema: Entry) -> None:
+        cursor.execute(schema.definition)
+        if self._target.role is not None:
+            cursor.execute(
+                sql.SQL("ALTER SCHEMA {} OWNER TO {}").format(
+                    sql.Identifier(schema.name), sql.Identifier(self._target.role)
+                )
+            )
+        self._done_before.add(schema.dump_id)
+
     def load_split(self, contents: Contents, jobs: int, *, is_superuser: bool) -> None:
         left_out = {} if is_superuser else contents.outline.superuser_only
         self.report.left_out += left_out.values()
-        first = self._list("first", contents, {Section.PRE_DATA, Section.DATA}, left_out)
+        early = {Section.PRE_DATA, Section.DATA}
+        first = self._list("first", contents, early, left_out.keys() | self._done_before)
         with IndexBuilders(self._build_command, lambda: self._fed, jobs=jobs) as builders:
             builders.begin(*plan_tables(contents.entries))
             errors = self._stream(first, builders)

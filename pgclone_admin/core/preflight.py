@@ -159,14 +159,14 @@ class DumpChecks:
 
     def is_trusted(self) -> list[str]:
         warnings = []
-        is_superuser = self.server.role()[1]
-        if is_superuser:
-            warnings.append("the role that restores is a superuser: code in the dump runs as one")
+        danger = self.server.danger()
+        if danger is not None:
+            warnings.append(f"the role that restores {danger}: code in the dump has its rights")
         if self.manifest is None or self.manifest.is_foreign:
-            if is_superuser and not self.trust_foreign:
+            if danger is not None and not self.trust_foreign:
                 raise UntrustedDump(
                     f'the dump "{self.key}" was not made by pgclone_admin, and the role that would '
-                    "restore it is a superuser",
+                    f"restore it {danger}",
                     hint="A dump can hold code, which runs with the rights of the role that "
                     "restores. Use a role that is no superuser, or --trust if you know where it "
                     "comes from.",

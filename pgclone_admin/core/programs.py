@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from .errors import ProgramMissing
+from psycopg2.extensions import encodings
+
+from .errors import ConfigurationError, ProgramMissing
 from .names import TableName
 
 SYSTEM_DIRECTORIES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/*/bin")
@@ -150,22 +152,42 @@ def dump_command(
     *,
     codec: Codec,
     exclude_table_data: Sequence[TableName] = (),
+    encoding: str = "UTF8",
     role: str | None = None,
     lock_wait_timeout: int = LOCK_WAIT_TIMEOUT,
     secrets: tuple[str, ...] = (),
 ) -> Command:
-    """pg_dump of the database in ``environment`` to its standard output."""
+    """pg_dump of the database in ``environment`` to its standard output.
+
+    ``encoding`` is that of its connection, which it takes its arguments to be in: in another one a
+    name would match no table, and the rows that were to be left out would be dumped.
+    """
     argv = [
         str(program.path),
         "--format=custom",
         f"--compress={codec.pg_dump_level}",
         "--no-password",
         f"--lock-wait-timeout={lock_wait_timeout}",
-        *(f"--exclude-table-data={table.quoted}" for table in exclude_table_data),
+        *(
+            _as_argument(f"--exclude-table-data={table.quoted}", encoding)
+            for table in exclude_table_data
+        ),
     ]
     if role is not None:
         argv.append(f"--role={role}")
     return Command(tuple(argv), environment, secrets)
+
+
+def _as_argument(text: str, encoding: str) -> str:
+    """What becomes the bytes of ``text`` in an encoding of PostgreSQL when a child is started."""
+    # In SQL_ASCII every byte stands for itself, and what is read from there is taken as UTF-8.
+    codec = "utf-8" if encoding == "SQL_ASCII" else encodings.get(encoding)
+    try:
+        return os.fsdecode(text.encode(codec or "ascii"))
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(
+            f"a name cannot be given to pg_dump in the encoding {encoding}: {text}"
+        ) from error
 
 
 def restore_command(

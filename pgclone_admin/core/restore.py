@@ -131,6 +131,7 @@ def restore_dump(
                         jobs=request.jobs,
                         is_superuser=server.role()[1],
                         tolerated=request.tolerated,
+                        extension_creator=server.extension_creator(temporary),
                     )
                 except (RestoreFailed, ProcessFailed):
                     # A damaged archive is the cause, what pg_restore says of it the consequence.

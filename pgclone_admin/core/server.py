@@ -178,9 +178,28 @@ class Server:
         )[0]
         return name, is_superuser, can_create
 
+    def danger(self) -> str | None:
+        """Why code that runs with the rights of this session could take over the server.
+
+        It is the session that counts: code can undo a SET ROLE.
+        """
+        is_superuser, may_run_programs = self.rows(
+            "SELECT rolsuper, pg_has_role(session_user, 'pg_execute_server_program', 'MEMBER')"
+            " FROM pg_roles WHERE rolname = session_user"
+        )[0]
+        if is_superuser:
+            return "is a superuser"
+        return "may run programs on the server" if may_run_programs else None
+
     def role_to_take(self, owner: str) -> str | None:
         """What a new connection has to SET ROLE to, so that what it makes belongs to ``owner``."""
         return None if self.rows("SELECT session_user")[0][0] == owner else owner
+
+    def extension_creator(self, database: Database) -> ConnectionParams | None:
+        """How a superuser reaches a database of another owner, who may not create extensions."""
+        if self.role()[1] and self.role_to_take(database.owner) is not None:
+            return self.params.with_dbname(database.name)
+        return None
 
     # -- privileges and locks
 

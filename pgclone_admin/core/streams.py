@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, Protocol, cast
@@ -28,6 +29,10 @@ MAGIC_ZSTD = b"\x28\xb5\x2f\xfd"
 MAGIC_GZIP = b"\x1f\x8b"
 
 
+LARGEST_ZSTD_BLOCK = 128 * 1024
+"""Bytes, by the definition of the format."""
+
+
 class Readable(Protocol):
     """Anything that is read in pieces."""
 
@@ -49,7 +54,7 @@ class DumpReader:
         self._reporter = reporter
         is_zstd = codec.name == "zstd"
         self._blocks = self._zstd_blocks(codec.level) if is_zstd else self._raw_blocks()
-        self._buffer = bytearray()
+        self._rest = b""
         self._hash = hashlib.sha256()
         self.size = 0
         self.source_size = 0
@@ -63,33 +68,36 @@ class DumpReader:
 
     def start(self) -> None:
         """Waits for the first bytes; raises when the dump fails before there are any."""
-        self._fill(1)
+        self._rest = self._rest or self._next_block()
 
     def read(self, size: int = -1, /) -> bytes:
         self._reporter.check()
-        self._fill(size)
-        taken = len(self._buffer) if size < 0 else size
-        data = bytes(self._buffer[:taken])
-        del self._buffer[:taken]
+        # Parts of an upload are large; what is gathered here is handed over without a copy.
+        gathered = io.BytesIO()
+        while size < 0 or gathered.tell() < size:
+            if not (block := self._rest or self._next_block()):
+                break
+            wanted = len(block) if size < 0 else size - gathered.tell()
+            gathered.write(block[:wanted])
+            self._rest = block[wanted:]
+        data = gathered.getvalue()
         self._hash.update(data)
         self.size += len(data)
         return data
 
-    def _fill(self, size: int) -> None:
+    def _next_block(self) -> bytes:
+        """Empty at the end."""
         if self._failure is not None:
             raise self._failure
-        while not self.complete and (size < 0 or len(self._buffer) < size):
-            try:
-                block = next(self._blocks, None)
-            except BaseException as error:
-                # A generator that has raised is at its end. To a storage that reads on, that must
-                # not look like the end of the dump.
-                self._failure = error
-                raise
-            if block is None:
-                self.complete = True
-            else:
-                self._buffer += block
+        try:
+            block = next(self._blocks, b"")
+        except BaseException as error:
+            # A generator that has raised is at its end. To a storage that reads on, that must not
+            # look like the end of the dump.
+            self._failure = error
+            raise
+        self.complete = not block
+        return block
 
     def _raw_blocks(self) -> Iterator[bytes]:
         while block := self._child.stdout.read(BLOCK):
@@ -175,7 +183,7 @@ class ArchiveReader:
             self._inner = cast(
                 Readable,
                 zstandard.ZstdDecompressor().stream_reader(
-                    cast(BinaryIO, source), read_across_frames=True, closefd=False
+                    cast(BinaryIO, _Sealed(source)), read_across_frames=True, closefd=False
                 ),
             )
         elif start.startswith(MAGIC_GZIP):
@@ -221,6 +229,33 @@ class _Prefixed:
 
     def close(self) -> None:
         self._rest.close()
+
+
+class _Sealed:
+    """``source``, and after its end a frame that zstd skips.
+
+    The decoder takes the end of its input for the end of the data. A frame that was cut short
+    swallows what comes after it instead, and that is neither its rest nor a block of zstd.
+    """
+
+    SEAL = (
+        b"\x50\x2a\x4d\x18"
+        + LARGEST_ZSTD_BLOCK.to_bytes(4, "little")
+        + LARGEST_ZSTD_BLOCK * b"\xff"
+    )
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self._seal = self.SEAL
+
+    def read(self, size: int, /) -> bytes:
+        if data := self._source.read(size):
+            return data
+        data, self._seal = self._seal[:size], self._seal[size:]
+        return data
+
+    def close(self) -> None:
+        self._source.close()
 
 
 def _read_exactly(source: Readable, size: int) -> bytes:

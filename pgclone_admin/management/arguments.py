@@ -127,8 +127,16 @@ def _add_common(
 
 def add_django_options(parser: CommandParser) -> None:
     """Django's own options, which it knows only before the verb, after it too."""
-    for names in (("--settings",), ("--pythonpath",), ("-v", "--verbosity")):
-        parser.add_argument(*names, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    for name in ("--settings", "--pythonpath"):
+        parser.add_argument(name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "-v",
+        "--verbosity",
+        type=int,
+        choices=range(4),
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
     for name in ("--traceback", "--no-color", "--force-color", "--skip-checks"):
         parser.add_argument(
             name, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS

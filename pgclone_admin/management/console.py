@@ -120,7 +120,10 @@ class ConsoleReporter:
 
 @contextmanager
 def cancel_on_signals(reporter: ConsoleReporter) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP end the operation, in all of its threads; it cleans up then."""
+    """Ctrl-C, SIGTERM and SIGHUP end the operation, in all of its threads; it cleans up then.
+
+    A signal that is ignored stays so: nohup ignores SIGHUP for a command that is to go on.
+    """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         reporter.cancelled.set()
@@ -129,7 +132,11 @@ def cancel_on_signals(reporter: ConsoleReporter) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, interrupt) for number in INTERRUPTING}
+    previous = {
+        number: signal.signal(number, interrupt)
+        for number in INTERRUPTING
+        if signal.getsignal(number) not in (signal.SIG_IGN, None)
+    }
     try:
         yield
     finally:
@@ -139,9 +146,9 @@ def cancel_on_signals(reporter: ConsoleReporter) -> Iterator[None]:
 
 def human_size(count: float) -> str:
     """Bytes as people read them, in powers of ten."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
+    for unit, digits in (("B", 0), ("kB", 0), ("MB", 1), ("GB", 1)):
+        if round(count, digits) < 1000:
+            return f"{count:.{digits}f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
 

@@ -59,7 +59,10 @@ class S3Backend(Backend):
     """
 
     def __init__(self, storage: S3Storage, prefix: str = "") -> None:
-        self._storage = storage
+        # One of our own, whose options can be changed. One for each save would load the definition
+        # of S3 once more each time: 13 MB.
+        self._storage = copy.copy(storage)
+        self._storage.file_overwrite = True
         self._prefix = prefix
 
     @classmethod
@@ -85,13 +88,11 @@ class S3Backend(Backend):
         with storage_errors(f'"{name}" cannot be stored'):
             if self.size(name) is not None:
                 raise Conflict(f'"{name}" exists already', hint="Nothing was overwritten.")
-            storage = copy.copy(self._storage)
-            storage.transfer_config = transfer_config(expected_size)
-            storage.file_overwrite = True
+            self._storage.transfer_config = transfer_config(expected_size)
             full_name = self._prefix + name
-            saved_as = storage.save(full_name, StreamedFile(content, full_name))
+            saved_as = self._storage.save(full_name, StreamedFile(content, full_name))
             if saved_as != full_name:
-                storage.delete(saved_as)
+                self._storage.delete(saved_as)
                 raise Conflict(f'the storage wanted to call "{name}" something else')
 
     def open(self, name: str) -> Readable:
