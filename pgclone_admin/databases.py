@@ -71,7 +71,9 @@ def maintenance_params(alias: str) -> ConnectionParams:
         port=str(merged.get("PORT") or ""),
         user=str(merged.get("USER") or ""),
         password=str(merged["PASSWORD"]) if merged.get("PASSWORD") else None,
-        options={k: str(v) for k, v in options.items() if k not in DJANGO_OPTIONS},
+        options={
+            k: str(v) for k, v in options.items() if k not in DJANGO_OPTIONS and v is not None
+        },
         role=options.get("assume_role"),
     )
 

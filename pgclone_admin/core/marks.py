@@ -47,7 +47,7 @@ class Mark:
             return None
         try:
             mark = cls(**json.loads(comment.removeprefix(MARK_PREFIX)))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             return None
         return mark if mark.name == name else None
 

@@ -165,41 +165,46 @@ class StoredReader:
 class ArchiveReader:
     """The archive inside the stored bytes, whatever it is wrapped in.
 
-    What it is wrapped in is told by its first bytes, never by its name: zstd, gzip or nothing
-    around ``PGDMP``. Anything else is :class:`UnknownFormat`, before any program is started.
+    What it is wrapped in is told by its first bytes, never by its name: nothing or zstd around
+    ``PGDMP``, and gzip around either. Anything else is :class:`UnknownFormat`, before any program
+    is started.
     """
 
     def __init__(self, stored: Readable) -> None:
-        start = _read_exactly(stored, len(MAGIC_ARCHIVE))
-        source = _Prefixed(start, stored)
-        self.codec: str
-        self._inner: Readable
-        if start.startswith(MAGIC_ARCHIVE):
-            self.codec, self._inner = "none", source
-            self._start = b""
-            return
-        if start.startswith(MAGIC_ZSTD):
-            self.codec = "zstd"
-            self._inner = cast(
-                Readable,
-                zstandard.ZstdDecompressor().stream_reader(
-                    cast(BinaryIO, _Sealed(source)), read_across_frames=True, closefd=False
-                ),
-            )
-        elif start.startswith(MAGIC_GZIP):
+        self.codec = "none"
+        self._inner: Readable = stored
+        self._wrappers: list[Readable] = []
+        start = self._begin()
+        if start.startswith(MAGIC_GZIP):
             self.codec = "gzip"
-            self._inner = cast(Readable, gzip.GzipFile(fileobj=cast(BinaryIO, source), mode="rb"))
-        else:
+            self._unwrap(gzip.GzipFile(fileobj=cast(BinaryIO, self._inner), mode="rb"))
+            start = self._begin()
+        if start.startswith(MAGIC_ZSTD):
+            self.codec = "zstd" if self.codec == "none" else "zstd in gzip"
+            self._unwrap(
+                zstandard.ZstdDecompressor().stream_reader(
+                    cast(BinaryIO, _Sealed(self._inner)), read_across_frames=True, closefd=False
+                )
+            )
+            start = self._begin()
+        if start != MAGIC_ARCHIVE:
             raise _unknown(start)
-        self._start = b""
-        self._start = self.read(len(MAGIC_ARCHIVE))
-        if self._start != MAGIC_ARCHIVE:
-            raise _unknown(self._start)
+
+    def _begin(self) -> bytes:
+        """The first bytes, which are still to be read afterwards."""
+        start = b""
+        while len(start) < len(MAGIC_ARCHIVE):
+            if not (more := self.read(len(MAGIC_ARCHIVE) - len(start))):
+                break
+            start += more
+        self._inner = _Prefixed(start, self._inner)
+        return start
+
+    def _unwrap(self, wrapper: object) -> None:
+        self._inner = cast(Readable, wrapper)
+        self._wrappers.append(self._inner)
 
     def read(self, size: int = BLOCK, /) -> bytes:
-        if self._start:
-            start, self._start = self._start[:size], self._start[size:]
-            return start
         try:
             return self._inner.read(size)
         except (zstandard.ZstdError, zlib.error, EOFError, gzip.BadGzipFile) as error:
@@ -209,8 +214,8 @@ class ArchiveReader:
             ) from error
 
     def close(self) -> None:
-        if self.codec != "none":
-            self._inner.close()
+        for wrapper in reversed(self._wrappers):
+            wrapper.close()
 
 
 class _Prefixed:
@@ -256,13 +261,6 @@ class _Sealed:
 
     def close(self) -> None:
         self._source.close()
-
-
-def _read_exactly(source: Readable, size: int) -> bytes:
-    data = b""
-    while len(data) < size and (more := source.read(size - len(data))):
-        data += more
-    return data
 
 
 def _unknown(start: bytes) -> UnknownFormat:

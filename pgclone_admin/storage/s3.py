@@ -19,8 +19,9 @@ from ..settings import settings
 from .base import Backend, Stored, storage_errors
 from .generic import StreamedFile
 
-SMALLEST_PART = 8 * 1024 * 1024
-"""Bytes of one part of an upload, as long as they are enough."""
+SMALLEST_PART = 5 * 1024 * 1024
+"""Bytes of one part of an upload, as long as they are enough: the least that S3 takes, as a worker
+holds several of them."""
 
 MOST_PARTS = 10_000
 """The limit of S3, which an upload of unknown size meets only at its end."""

@@ -1,0 +1,154 @@
+"""A plan tells what a restore would do, and changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
+
+
+def planned(project, *arguments, status=0, **options):
+    """The plan as JSON."""
+    completed = project.pgclone("restore", *arguments, "--plan", "--json", **options)
+    assert completed.returncode == status, completed
+    return completed.json()
+
+
+def codes(plan):
+    return [obstacle["code"] for obstacle in plan["obstacles"]]
+
+
+def test_a_plan_tells_what_is_replaced_and_changes_nothing(project):
+    key = project.pgclone("dump").ok().lines[0]
+    oid, databases, files = project.oid, project.server.databases(), project.files()
+
+    with project.server.held_session(project.name):
+        plan = planned(project, key, "--reversible")
+
+    assert (plan["key"], plan["database"], plan["replaces"]) == (key, project.name, True)
+    assert plan["sessions"] == 1
+    assert plan["keeps"] == [":pre", ":post"]
+    assert plan["hooks"] == ["migrate"]
+    assert (plan["migrations"], plan["unknown_migrations"]) == ([], [])
+    assert plan["restored_size"] > 1_000_000
+    assert codes(plan) == []
+    assert (project.oid, project.server.databases(), project.files()) == (oid, databases, files)
+
+
+def test_a_plan_as_text_says_so(project):
+    key = project.pgclone("dump").ok().lines[0]
+
+    lines = project.pgclone("restore", key, "--plan").ok().lines
+
+    assert lines[0].startswith("restore     " + key)
+    assert any(line.startswith("replaces    the live database of ") for line in lines)
+    assert lines[-1].strip() == "nothing stands in the way"
+
+
+def test_a_plan_names_migrations_that_will_run(make_project):
+    project = make_project(upto="0001")
+    key = project.pgclone("dump").ok().lines[0]
+
+    plan = planned(project, key)
+
+    assert [name for name in plan["migrations"] if name.startswith("people.")]
+    assert plan["unknown_migrations"] == []
+
+
+def test_a_plan_names_migrations_that_this_code_does_not_know(project):
+    project.run(
+        "INSERT INTO django_migrations (app, name, applied) VALUES ('people', '0099_newer', now())"
+    )
+    key = project.pgclone("dump").ok().lines[0]
+
+    plan = planned(project, key)
+
+    assert plan["unknown_migrations"] == ["people.0099_newer"]
+    assert any("does not know" in warning for warning in plan["warnings"])
+
+
+def test_a_plan_lists_every_obstacle_and_fails(project):
+    key = project.pgclone("dump").ok().lines[0]
+    project.server.run(f'CREATE DATABASE "{project.name}__pre"')
+    (project.storage_root / key).write_bytes(b"PGDMP" + b"x" * 50)
+
+    plan = planned(project, key, "--reversible", status=1)
+
+    assert codes(plan)[:2] == ["database_protected", "integrity_error"]
+    assert all(obstacle["message"] for obstacle in plan["obstacles"])
+
+
+def test_a_plan_proves_that_a_new_database_can_be_entered(own_pg, make_project):
+    server = own_pg()
+    project = make_project(server)
+    key = project.pgclone("dump").ok().lines[0]
+    rules = server.path / "data" / "pg_hba.conf"
+    kept = rules.read_text()
+    rules.write_text(
+        f"host {project.name},postgres app 127.0.0.1/32 scram-sha-256\n"
+        "host all app 127.0.0.1/32 reject\n" + kept
+    )
+    server.run("SELECT pg_reload_conf()")
+
+    plan = planned(project, key, status=1)
+
+    assert codes(plan) == ["preflight"]
+    assert plan["obstacles"][0]["message"].startswith("a new database can be made, but not entered")
+    assert "pg_hba.conf" in plan["obstacles"][0]["hint"]
+
+
+def test_a_logical_slot_of_the_live_database_stops_a_restore(project):
+    key = project.pgclone("dump").ok().lines[0]
+    with project.server.connect(project.name) as connection:
+        connection.cursor().execute(
+            "SELECT pg_create_logical_replication_slot('plan_test', 'pgoutput')"
+        )
+    connection.close()
+    try:
+        failed = project.pgclone("restore", key).failed(1)
+        plan = planned(project, key, status=1)
+    finally:
+        project.server.run("SELECT pg_drop_replication_slot('plan_test')", dbname=project.name)
+
+    assert "logical replication slots: plan_test" in failed.stderr
+    assert codes(plan) == ["conflict"]
+
+
+def test_a_plan_beside_replaces_nothing(project):
+    key = project.pgclone("dump").ok().lines[0]
+
+    plan = planned(project, key, "--to", ":look")
+
+    assert (plan["database"], plan["replaces"], plan["keeps"]) == ("look", False, [])
+
+
+def test_a_plan_of_an_undo_keeps_what_it_restores(project):
+    key = project.pgclone("dump").ok().lines[0]
+    project.pgclone("restore", key, "--reversible").ok()
+
+    plan = planned(project, ":pre")
+
+    assert plan["keeps"] == [":pre", ":undo"]
+    assert codes(plan) == []
+
+
+def test_a_plan_without_reversible_says_which_copies_are_dropped(project):
+    key = project.pgclone("dump").ok().lines[0]
+    project.pgclone("restore", key, "--reversible").ok()
+
+    assert planned(project, key)["drops"] == [":pre", ":post"]
+
+
+def test_a_prepared_transaction_stops_a_restore(project):
+    key = project.pgclone("dump").ok().lines[0]
+    project.server.run(
+        "BEGIN; CREATE TABLE half (id integer); PREPARE TRANSACTION 'plan test'",
+        dbname=project.name,
+        user="app",
+    )
+    try:
+        failed = project.pgclone("restore", key).failed(1)
+    finally:
+        project.server.run("ROLLBACK PREPARED 'plan test'", dbname=project.name, user="app")
+
+    assert "prepared transactions: plan test" in failed.stderr

@@ -1,0 +1,400 @@
+"""Routes send Django's connections to another database: this thread's, and nobody else's.
+
+Each test runs with ``DATABASES`` as ``pgclone_admin.routing.configure`` makes it and with a plain
+mapping, as on a site with psycopg 3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy as copying
+import io
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pgconnection
+import psycopg2
+import pytest
+from django.core.management import call_command
+from django.db import Error, connection, connections, transaction
+from django.db.utils import OperationalError
+from pgconnection.core import _Databases
+
+from pgclone_admin import checks
+from pgclone_admin.core.errors import HookFailed
+from pgclone_admin.routing import SharedDatabases, configure, route, uses_pgconnection
+from tests.project.people.models import Note, Person
+
+from .operations import label
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
+
+Databases = dict[str, dict[str, Any]]
+
+
+@pytest.fixture
+def install(django_db_blocker: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable]:
+    """Makes a mapping the DATABASES of this process until the test ends."""
+
+    def close() -> None:
+        for alias in list(connections.settings):
+            with contextlib.suppress(AttributeError):
+                getattr(connections._connections, alias).close()
+                del connections[alias]
+
+    def use(databases: Any) -> None:
+        close()
+        monkeypatch.setattr("django.conf.settings.DATABASES", databases)
+        monkeypatch.setitem(
+            connections.__dict__, "settings", connections.configure_settings(databases)
+        )
+
+    close()
+    with django_db_blocker.unblock():
+        yield use
+        close()
+
+
+@pytest.fixture(params=["pgconnection", "plain"])
+def world(request, install, make_site):
+    """``default`` and ``other``, live databases with a label each, and a destination."""
+    sites = {name: make_site(empty=True) for name in ("default", "other", "destination")}
+    for name, site in sites.items():
+        label(site, name)
+    databases = {alias: sites[alias].dsn_dict() for alias in ("default", "other")}
+    install(configure(databases) if request.param == "pgconnection" else databases)
+    assert uses_pgconnection() == (request.param == "pgconnection")
+    return types.SimpleNamespace(**sites, kind=request.param)
+
+
+def reached(alias="default"):
+    """The label of the database behind an alias."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT content FROM label")
+        return cursor.fetchone()[0]
+
+
+def in_thread(function):
+    """The result of a function, called in a thread of its own, whose connections are closed."""
+    found = []
+
+    def run():
+        try:
+            found.append(function())
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+# -- where a route leads ---------------------------------------------------------------------------
+
+
+def test_a_route_leads_default_to_the_destination_and_back(world):
+    assert reached() == "default"
+    before = connections["default"]
+    with route("default", world.destination.name):
+        assert reached() == "destination"
+        assert connection.settings_dict["NAME"] == world.destination.name
+    assert reached() == "default"
+    assert connections["default"] is before
+    assert before.settings_dict["NAME"] == world.default.name
+
+
+def test_a_route_of_another_alias_leads_default_to_the_same_destination(world):
+    with route("other", world.destination.name):
+        assert reached("default") == reached("other") == "destination"
+        assert connection.settings_dict["NAME"] == world.destination.name
+    assert (reached("default"), reached("other")) == ("default", "other")
+
+
+def test_a_route_to_the_database_itself_is_no_error(world):
+    """Hooks before a dump run on the live database."""
+    with route("default", world.default.name):
+        assert reached() == "default"
+        with pytest.raises(HookFailed):
+            reached("other")
+    with route("other", world.other.name):
+        assert reached("default") == reached("other") == "other"
+    assert (reached("default"), reached("other")) == ("default", "other")
+
+
+def test_models_and_commands_follow_the_route(world):
+    with route("default", world.destination.name):
+        call_command("migrate", "people", verbosity=0, database="default")
+        Person.objects.create(name="Ada")
+        assert Person.objects.count() == 1
+        assert list(Person.objects.values_list("nickname", flat=True)) == [""]
+    tables = "SELECT count(*) FROM pg_tables WHERE tablename = 'people_person'"
+    assert world.destination.run(tables) == [(1,)]
+    assert world.default.run(tables) == world.other.run(tables) == [(0,)]
+    assert world.destination.run("SELECT name FROM people_person") == [("Ada",)]
+
+
+def test_migrate_follows_the_route_of_another_alias(world):
+    with route("other", world.destination.name):
+        call_command("migrate", "people", verbosity=0, database="other")
+        Note.objects.create(text="by default")
+    assert world.destination.run('SELECT text FROM "MyTable"') == [("by default",)]
+    tables = "SELECT count(*) FROM pg_tables WHERE tablename = 'MyTable'"
+    assert world.default.run(tables) == world.other.run(tables) == [(0,)]
+
+
+def test_every_way_to_query_goes_to_the_destination(world):
+    world.destination.run("CREATE FUNCTION seven() RETURNS integer LANGUAGE sql AS 'SELECT 7'")
+    with route("default", world.destination.name):
+        with connection.cursor() as cursor:
+            cursor.executemany("INSERT INTO label VALUES (%s)", [("two",), ("three",)])
+            cursor.callproc("seven")
+            assert cursor.fetchone() == (7,)
+            cursor.copy_expert("COPY label FROM STDIN", io.StringIO("four\n"))
+        with connection.chunked_cursor() as cursor:
+            cursor.execute("SELECT content FROM label ORDER BY 1")
+            assert [row[0] for row in cursor.fetchall()] == ["destination", "four", "three", "two"]
+    assert world.default.run("SELECT content FROM label") == [("default",)]
+
+
+# -- whom it leaves alone --------------------------------------------------------------------------
+
+
+def test_other_threads_go_on_using_the_live_database(world):
+    with route("default", world.destination.name):
+        assert in_thread(reached) == "default"
+        assert in_thread(lambda: reached("other")) == "other"
+        assert reached() == "destination"
+
+
+def test_two_threads_can_have_a_route_each(world):
+    barrier = threading.Barrier(2, timeout=10)
+
+    def routed(alias, name):
+        def run():
+            with route(alias, name):
+                barrier.wait()
+                found = reached(alias)
+                barrier.wait()
+                return found
+
+        return run
+
+    found = {}
+    routes = {"one": ("default", world.destination.name), "two": ("default", world.other.name)}
+    threads = [
+        threading.Thread(target=lambda n=n, r=r: found.update({n: in_thread(routed(*r))}))
+        for n, r in routes.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {"one": "destination", "two": "other"}
+    assert reached() == "default"
+
+
+def test_a_thread_has_all_of_djangos_defaults(world):
+    def defaults():
+        return [connections.settings[a]["ATOMIC_REQUESTS"] for a in ("default", "other")]
+
+    assert in_thread(defaults) == [False, False]
+    assert in_thread(lambda: connections["default"].timezone_name) == "UTC"
+
+
+def test_a_name_that_a_test_runner_sets_is_seen_by_every_thread(world):
+    """Else threads of a test run would work on the real database."""
+    connections["default"].close()
+    connections["default"].settings_dict["NAME"] = world.destination.name
+    assert reached() == in_thread(reached) == "destination"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        lambda cursor: cursor.execute("SELECT 1"),
+        lambda cursor: cursor.executemany("INSERT INTO label VALUES (%s)", [("x",)]),
+        lambda cursor: cursor.callproc("now"),
+        lambda cursor: cursor.copy_expert("COPY label TO STDOUT", sys.stdout),
+    ],
+    ids=["execute", "executemany", "callproc", "copy"],
+)
+@pytest.mark.parametrize("opened", [False, True], ids=["not yet open", "open before"])
+def test_other_aliases_refuse_every_query(world, query, opened):
+    if opened:
+        assert reached("other") == "other"
+    with route("default", world.destination.name):
+        with (
+            pytest.raises(HookFailed, match='the hook used the database "other"') as raised,
+            connections["other"].cursor() as cursor,
+        ):
+            query(cursor)
+        assert "default connection" in raised.value.hint
+        with pytest.raises(HookFailed):
+            Person.objects.using("other").count()
+        with pytest.raises(HookFailed), transaction.atomic(using="other"):
+            pass
+        assert reached() == "destination"
+    assert reached("other") == "other"
+    assert world.other.run("SELECT content FROM label") == [("other",)]
+
+
+def test_the_live_database_of_a_cursor_from_before_refuses_while_routed(world):
+    """Only django-pgconnection can tell; a connection it does not wrap answers."""
+    if world.kind == "plain":
+        pytest.skip("a plain mapping has nothing to refuse with")
+    with (
+        connection.cursor() as cursor,
+        route("default", world.destination.name),
+        pytest.raises(RuntimeError, match="source database"),
+    ):
+        cursor.execute("DELETE FROM label")
+    assert world.default.run("SELECT content FROM label") == [("default",)]
+
+
+# -- what remains of it ----------------------------------------------------------------------------
+
+
+class Odd(BaseException):
+    """What no handler of Exception sees."""
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, Odd])
+def test_connections_are_restored_after_any_exception(world, error):
+    before = {alias: connections[alias] for alias in connections}
+
+    def routed():
+        with route("other", world.destination.name):
+            assert reached() == "destination"
+            raise error
+
+    with pytest.raises(error):
+        routed()
+    assert {alias: connections[alias] for alias in connections} == before
+    assert (reached("default"), reached("other")) == ("default", "other")
+
+
+def test_connections_are_restored_after_a_broken_transaction(world):
+    with (
+        pytest.raises(Error),
+        route("default", world.destination.name),
+        transaction.atomic(),
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SELECT nonsense")
+    assert reached() == "default"
+    assert not connection.in_atomic_block
+
+
+def test_connections_are_restored_when_the_destination_is_gone(world):
+    with pytest.raises(OperationalError), route("default", "there is no such"):
+        reached()
+    assert (reached("default"), reached("other")) == ("default", "other")
+
+
+def test_connections_are_restored_when_the_server_ended_the_routed_one(world):
+    with route("default", world.destination.name):
+        reached()
+        world.destination.server.admin(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+            (world.destination.name,),
+        )
+        with pytest.raises(OperationalError):
+            reached()
+    assert reached() == "default"
+
+
+def test_no_session_stays_on_the_destination(world):
+    server = world.destination.server
+    with route("other", world.destination.name):
+        reached("default")
+        reached("other")
+        assert server.sessions(world.destination.name) == 2
+    for _ in range(100):
+        if not server.sessions(world.destination.name):
+            break
+        threading.Event().wait(0.02)
+    assert server.sessions(world.destination.name) == 0
+
+
+def test_routes_can_follow_one_another(world):
+    for _ in range(3):
+        with route("default", world.destination.name):
+            assert reached() == "destination"
+        assert reached() == "default"
+    with route("other", world.destination.name):
+        assert reached() == "destination"
+
+
+def test_a_route_in_nested_transactions_leaves_them_as_they_were(world):
+    """As in a TestCase: the outer transaction goes on, and what the route wrote is written."""
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO label VALUES ('outer')")
+        with transaction.atomic():
+            with route("default", world.destination.name):
+                assert not connection.in_atomic_block
+                with transaction.atomic(), connection.cursor() as cursor:
+                    cursor.execute("INSERT INTO label VALUES ('routed')")
+            assert len(connection.savepoint_ids) == 1
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT content FROM label ORDER BY 1")
+                assert cursor.fetchall() == [("default",), ("outer",)]
+        transaction.set_rollback(True)
+    assert world.default.run("SELECT content FROM label") == [("default",)]
+    assert world.destination.run("SELECT content FROM label ORDER BY 1") == [
+        ("destination",),
+        ("routed",),
+    ]
+
+
+def test_settings_given_to_an_alias_go_along(world):
+    connections["default"].settings_dict["OPTIONS"]["application_name"] = "mine"
+    connections["default"].close()
+    with route("default", world.destination.name), connection.cursor() as cursor:
+        cursor.execute("SHOW application_name")
+        assert cursor.fetchone() == ("mine",)
+
+
+# -- the mapping -----------------------------------------------------------------------------------
+
+
+def test_configure_copies_and_gives_what_pgconnection_accepts(site):
+    given = {"default": site.dsn_dict()}
+    before = copying.deepcopy(given)
+    configured = configure(given)
+    assert given == before
+    assert isinstance(configured, SharedDatabases)
+    assert isinstance(configured, _Databases)
+    assert dict(configured)["default"]["NAME"] == site.name
+    assert set(configured["default"]["OPTIONS"]) == {"cursor_factory"}
+
+
+def test_with_psycopg_3_the_mapping_is_left_alone(site, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", types.ModuleType("psycopg"))
+    sys.modules["psycopg"].__spec__ = types.SimpleNamespace(name="psycopg")
+    given = {"default": site.dsn_dict()}
+    assert configure(given) is given
+
+
+def test_the_check_names_a_mapping_that_breaks_threads(install, site):
+    databases = {"default": site.dsn_dict()}
+    install(pgconnection.configure(databases))
+    assert [message.id for message in checks.check_routing()] == ["pgclone_admin.E001"]
+    install(configure(databases))
+    assert checks.check_routing() == []
+    install(databases)
+    assert checks.check_routing() == []
+
+
+def test_psycopg2_itself_is_not_routed(world):
+    """Its connections are the product's own, which have to reach the maintenance database."""
+    with (
+        route("default", world.destination.name),
+        contextlib.closing(world.default.connect()) as own,
+    ):
+        assert isinstance(own, psycopg2.extensions.connection)
+        assert own.info.dbname == world.default.name

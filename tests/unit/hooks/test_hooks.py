@@ -1,0 +1,73 @@
+"""Which hooks there are. Hooks at work are tested with databases."""
+
+from __future__ import annotations
+
+import pytest
+from django.test import override_settings
+
+from pgclone_admin.core.errors import HookFailed, UnknownHook
+from pgclone_admin.core.progress import SilentReporter
+from pgclone_admin.hooks import CommandHook, load_hooks, run_hooks
+
+
+def test_hooks_are_management_commands_in_the_order_given() -> None:
+    assert load_hooks(["migrate", "good_hook", "migrate"]) == [
+        CommandHook("migrate"),
+        CommandHook("good_hook"),
+        CommandHook("migrate"),
+    ]
+    assert load_hooks([]) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "migrat",
+        "Migrate",
+        "migrate ",
+        "migrate; id",
+        "migrate --fake",
+        "$(id)",
+        "../migrate",
+        "django.core.management.commands.migrate",
+        "/bin/sh",
+        "a\0b",
+    ],
+)
+def test_f59_what_is_no_name_of_a_management_command_is_no_hook(name: str) -> None:
+    with pytest.raises(UnknownHook) as caught:
+        load_hooks(["migrate", name])
+    assert caught.value.message == f'there is no management command "{name}" to run as a hook'
+
+
+def test_a_name_that_is_close_to_others_names_them() -> None:
+    with pytest.raises(UnknownHook) as caught:
+        load_hooks(["migrat"])
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("A hook is the name of a management command. Close to it: ")
+    assert "migrate" in caught.value.hint
+
+
+def test_what_a_hook_says_is_reported_line_by_line() -> None:
+    reporter = SilentReporter()
+    run_hooks(load_hooks(["check"]), alias="default", database="placeholder", reporter=reporter)
+    assert reporter.notes == [
+        "running the hook check",
+        "  System check identified no issues (0 silenced).",
+    ]
+
+
+def test_a_hook_that_fails_ends_the_row_of_hooks_with_its_reason() -> None:
+    reporter = SilentReporter()
+    with override_settings(PGCLONE_REVERSIBLE="yes"), pytest.raises(HookFailed) as caught:
+        run_hooks(
+            load_hooks(["check", "migrate"]),
+            alias="default",
+            database="placeholder",
+            reporter=reporter,
+        )
+    assert caught.value.code == "hook_failed"
+    assert caught.value.message.startswith('the hook "check" failed: ')
+    assert "PGCLONE_REVERSIBLE has to be of type bool" in caught.value.message
+    assert "running the hook migrate" not in reporter.notes
