@@ -132,6 +132,9 @@ class _Bytes:
         data, self._data = self._data[:taken], self._data[taken:]
         return data
 
+    def abandon(self) -> None:
+        """Nothing here ever waits."""
+
 
 def _readable_key(name: str) -> DumpKey | None:
     try:

@@ -125,7 +125,7 @@ def _pipe(
     target = server.create_like(source, mark)
     try:
         with server.transaction() as cursor:
-            carry(cursor, source, target, target.name)
+            carry(cursor, source, target, target.name, still_to_be_filled=True)
         reporter.phase("copying", total=server.size(source.name))
         report = load_from_database(
             server.params.with_dbname(source.name),

@@ -36,6 +36,9 @@ class Content(Protocol):
     def read(self, size: int = -1, /) -> bytes:
         """Exactly ``size`` bytes until the end; raises instead of ending a failed dump."""
 
+    def abandon(self) -> None:
+        """Nobody will read to the end: a read that waits in another thread is to give up."""
+
 
 class Sink(Protocol):
     """Where dumps are put. What ``save`` has not published whole must not be there afterwards."""

@@ -7,7 +7,7 @@ unless they are put onto the new one.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg2
@@ -28,6 +28,8 @@ LIST_SETTINGS = {
     "temp_tablespaces",
     "unix_socket_directories",
 }
+
+CLOSING_SETTINGS = {"default_transaction_read_only"}
 
 _LIST_ITEM = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,]*?))\s*(?:,|$)')
 
@@ -67,14 +69,29 @@ class Properties:
         untouched, connection_limit = one_row(cursor)
         return cls(settings, None if untouched else grants, connection_limit)
 
+    def without_what_closes(self) -> Properties:
+        """Without connection limit and read-only transactions."""
+        settings = {entry for entry in self.settings if entry[1] not in CLOSING_SETTINGS}
+        return replace(self, settings=frozenset(settings), connection_limit=-1)
 
-def carry(cursor: Any, source: Database, target: Database, target_name: str) -> None:
+
+def carry(
+    cursor: Any,
+    source: Database,
+    target: Database,
+    target_name: str,
+    *,
+    still_to_be_filled: bool = False,
+) -> None:
     """Makes the properties of ``target`` those of ``source``; within the caller's transaction.
 
     :class:`PermissionMissing` names what this role may not carry. ``target_name`` is the name that
-    ``target`` has at this point of the transaction.
+    ``target`` has at this point of the transaction. ``still_to_be_filled`` leaves out what keeps
+    people from a database that is closed for a while, and would keep its restore from it too.
     """
     wanted = Properties.read(cursor, source)
+    if still_to_be_filled:
+        wanted = wanted.without_what_closes()
     present = Properties.read(cursor, target)
     name = sql.Identifier(target_name)
     try:

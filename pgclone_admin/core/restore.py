@@ -118,7 +118,7 @@ def restore_dump(
             with _dropped_on_error(server, temporary):
                 if model.name == request.live:
                     with server.transaction() as cursor:
-                        carry(cursor, model, temporary, temporary.name)
+                        carry(cursor, model, temporary, temporary.name, still_to_be_filled=True)
                 target = server.params.with_dbname(temporary.name).with_role(
                     server.role_to_take(model.owner)
                 )

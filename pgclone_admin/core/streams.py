@@ -5,19 +5,24 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import select
+import threading
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, Protocol, cast
 
 import zstandard
 
-from .errors import IntegrityError, UnknownFormat
+from .errors import Cancelled, IntegrityError, UnknownFormat
 from .process import Child
 from .programs import Codec
 from .progress import Reporter
 
 BLOCK = 256 * 1024
 """Bytes that are moved at a time."""
+
+PATIENCE = 500
+"""Milliseconds between two looks at whether a read that waits is still wanted."""
 
 ZSTD_LEVEL = 1
 """As small as pg_dump's own gzip, five times faster."""
@@ -60,11 +65,16 @@ class DumpReader:
         self.source_size = 0
         self.complete = False
         self._failure: BaseException | None = None
+        self._abandoned = threading.Event()
 
     @property
     def sha256(self) -> str:
         """The digest, in hexadecimal, of the bytes that were read."""
         return self._hash.hexdigest()
+
+    def abandon(self) -> None:
+        """Makes a read that waits, in whatever thread, raise within half a second."""
+        self._abandoned.set()
 
     def start(self) -> None:
         """Waits for the first bytes; raises when the dump fails before there are any."""
@@ -100,11 +110,22 @@ class DumpReader:
         return block
 
     def _raw_blocks(self) -> Iterator[bytes]:
-        while block := self._child.stdout.read(BLOCK):
+        while block := self._read_child():
             self.source_size += len(block)
             self._reporter.advance(len(block))
             yield block
         self._child.finish()
+
+    def _read_child(self) -> bytes:
+        """Waits for the program, which may wait for a lock, but never deaf to a cancellation."""
+        output = self._child.stdout
+        waiting = select.poll()
+        waiting.register(output, select.POLLIN | select.POLLHUP)
+        while not waiting.poll(PATIENCE):
+            self._reporter.check()
+            if self._abandoned.is_set():
+                raise Cancelled("the storage does not take the dump any more")
+        return output.read(BLOCK)
 
     def _zstd_blocks(self, level: int | None) -> Iterator[bytes]:
         compressor = zstandard.ZstdCompressor(

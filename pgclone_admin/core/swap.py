@@ -55,16 +55,21 @@ def swap(
         attempt = _Renaming(renaming, live, temporary, parked)
         attempt.start()
         refused: list[str] = []
+        interruption: BaseException | None = None
         try:
             refused = _end_sessions_until_done(watcher, attempt, live, temporary)
         except psycopg2.Error:
             # Without this connection nobody is sent away; what came of it the renames will tell.
             pass
+        except BaseException as error:  # noqa: BLE001 - it came too late if the swap is done
+            interruption = error
         finally:
             attempt.join()
     # A connection can also break after the server has committed.
     if attempt.error is None or has_swapped(maintenance, live, temporary):
         return SwapResult(attempt.seconds)
+    if interruption is not None:
+        raise interruption
     raise _as_error(attempt.error, refused) from attempt.error
 
 

@@ -219,3 +219,6 @@ class _FileContent:
         self.size += len(data)
         self._reporter.advance(len(data))
         return data
+
+    def abandon(self) -> None:
+        """A file never keeps a reader waiting."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from boto3.s3.transfer import TransferConfig
@@ -27,6 +28,9 @@ MOST_PARTS = 10_000
 """The limit of S3, which an upload of unknown size meets only at its end."""
 
 PARTS_IN_MEMORY = 4
+
+HTTP_ERROR = 300
+"""The first status of HTTP that is no success."""
 
 RESUMES = 5
 """How often one download is taken up again after its connection broke."""
@@ -91,7 +95,8 @@ class S3Backend(Backend):
                 raise Conflict(f'"{name}" exists already', hint="Nothing was overwritten.")
             self._storage.transfer_config = transfer_config(expected_size)
             full_name = self._prefix + name
-            saved_as = self._storage.save(full_name, StreamedFile(content, full_name))
+            with _told_of_failed_parts(self._storage, content):
+                saved_as = self._storage.save(full_name, StreamedFile(content, full_name))
             if saved_as != full_name:
                 self._storage.delete(saved_as)
                 raise Conflict(f'the storage wanted to call "{name}" something else')
@@ -129,6 +134,34 @@ class S3Backend(Backend):
 
     def _object(self, name: str) -> Any:
         return self._storage.bucket.Object(self._key(name))
+
+
+@contextmanager
+def _told_of_failed_parts(storage: S3Storage, content: Content) -> Iterator[None]:
+    """An upload that has failed still waits for its reader, and reads on to the end of the dump.
+
+    So the reader gives up as soon as a part is refused for good.
+    """
+
+    def refused(http_response: Any, **_rest: Any) -> None:
+        if http_response.status_code >= HTTP_ERROR:
+            content.abandon()
+
+    def failed(**_rest: Any) -> None:
+        content.abandon()
+
+    events = storage.connection.meta.client.meta.events
+    handlers = {
+        "after-call.s3.UploadPart": refused,
+        "after-call-error.s3.UploadPart": failed,
+    }
+    for event, handler in handlers.items():
+        events.register(event, handler)
+    try:
+        yield
+    finally:
+        for event, handler in handlers.items():
+            events.unregister(event, handler)
 
 
 def transfer_config(expected_size: int) -> TransferConfig:

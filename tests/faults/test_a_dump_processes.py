@@ -98,6 +98,9 @@ class Interfering:
                     owner._action()
                 return data
 
+            def abandon(self) -> None:
+                content.abandon()
+
         self._sink.save(key, Watched(), source_size=source_size)
 
     def size(self, key: DumpKey) -> int:
@@ -331,7 +334,7 @@ def test_f06_a_pg_dump_that_ignores_sigterm_is_killed_when_the_storage_fails(
         raise StorageError("the storage fails")
 
     mark = tmp_path / "pid"
-    fakes.pg_dump(ignore_signal("TERM"), touch(mark), *[print_file(archive)] * 20, sleep(600))
+    fakes.pg_dump(ignore_signal("TERM"), touch(mark), *[print_file(archive)] * 600, sleep(600))
     started = time.monotonic()
     with pytest.raises(StorageError, match="the storage fails"):
         dump(

@@ -38,6 +38,7 @@ from tests.support.fake_programs import (
     FakePrograms,
     RecordingBinDir,
     print_file,
+    sleep,
     touch,
     wait_for,
 )
@@ -120,6 +121,29 @@ def test_f13_a_broken_connection_of_a_part_aborts_the_upload(
         dump(bulk, proxied.store)
     assert caught.value.__cause__ is not None
     assert "hint" not in str(caught.value)
+    assert proxied.names() == []
+
+
+@pytest.mark.parametrize("status", [403, None], ids=["refused", "broken off"])
+def test_f13_a_failed_part_ends_a_dump_that_stands_still(
+    bulk: Site,
+    proxied: S3Place,
+    s3_proxy: CuttingProxy,
+    fakes: FakePrograms,
+    tmp_path: Path,
+    status: int | None,
+) -> None:
+    # Enough for a part and a half, and then nothing: as when pg_dump waits for a lock.
+    some = tmp_path / "some"
+    some.write_bytes(bytes(SMALLEST_PART * 3 // 2))
+    fakes.pg_dump(print_file(some), sleep(600))
+    s3_proxy.fail_part(1, status=status, drop=status is None)
+    started = time.monotonic()
+
+    with pytest.raises(StorageError):
+        dump(bulk, proxied.store, program_directories=[str(fakes.path)])
+
+    assert time.monotonic() - started < 10
     assert proxied.names() == []
 
 

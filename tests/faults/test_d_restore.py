@@ -439,7 +439,7 @@ def ended(process):
 def test_f30_a_process_killed_in_the_swap_leaves_live_wholly_old_or_wholly_new(
     make_site, nothing_left_behind
 ):
-    """Killed at eight instants of a swap or between two; clients are at work all the time."""
+    """Killed at five instants of a swap or between two; clients are at work all the time."""
     site = make_site(empty=True)
     label(site, "old")
     made = temporary(site, "new")
@@ -452,10 +452,10 @@ def test_f30_a_process_killed_in_the_swap_leaves_live_wholly_old_or_wholly_new(
         " AND state <> 'idle' AND pid <> pg_backend_pid()"
     )
     with Clients(site, staying=2, returning=2):
-        for number in range(8):
+        for number in range(5):
             process = swapping(site, made.name)
             assert process.stdout.readline() == b"swapped\n"
-            time.sleep(0.029 * number)
+            time.sleep(0.037 * number)
             ended(process)
             wait_until(lambda: not site.server.admin(renaming))  # the server finishes what it does
             names = {site.server.oid(name): name for name in (site.name, parked, made.name)}

@@ -18,25 +18,17 @@ from .operations import copy, label, labelled, restore, take
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
 
 NAMES = [
-    "with spaces",
-    'two " quotes " in it',
-    "it's",
-    "a=b",
+    'with spaces, "quotes" and it\'s',
     "dbname=postgres user=postgres",
     "-leading dash",
     "--file=pgclone-was-here",
     "postgresql://app@127.0.0.1:1/x",
     "ünïcödé ŐŰ 数据库",
-    "UPPER and lower",
-    "semi;colon -- comment",
-    "$(id) `id` $HOME",
-    "back\\slash",
-    "per%cent %s %(x)s",
+    "UPPER; lower -- comment",
+    "$(id) `id` $HOME \\ %s %(x)s {x}",
     "pattern*?[a-z]|x.y",
     "line\nbreak\ttab",
     "public",
-    "template",
-    "{brace}",
 ]
 
 
@@ -89,14 +81,13 @@ LONG_NAMES = {
     "57 bytes, one too many": "l" * 57,
     "56 bytes, just enough": "l" * 56,
     "63 bytes of two-byte letters": "ü" * 31 + "x",
-    "62 bytes of two-byte letters": "ü" * 31,
     "63 bytes of three-byte letters": "数" * 21,
     "63 bytes of four-byte signs": "🐘" * 15 + "abc",
 }
 
 
 @pytest.mark.parametrize("name", LONG_NAMES.values(), ids=LONG_NAMES)
-def test_f33_a_long_name_lives_through_the_whole_cycle_and_so_does_the_truncated_one(
+def test_f33_a_long_name_lives_through_whole_cycles_and_so_does_the_truncated_one(
     make_site, storage_root, name
 ):
     """The server cuts "<63 bytes>__temp" to the live name itself, and says nothing."""
@@ -110,7 +101,8 @@ def test_f33_a_long_name_lives_through_the_whole_cycle_and_so_does_the_truncated
         theirs = make_site(name=neighbour, empty=True)
         label(theirs, neighbour)
         made[neighbour] = theirs.oid
-    whole_cycle(site, storage_root)
+    cycle = whole_cycle if len(name.encode()) == MAX_NAME_BYTES else short_cycle
+    cycle(site, storage_root)
     for neighbour, oid in made.items():
         assert site.server.oid(neighbour) == oid
         assert labelled(site, neighbour) == neighbour

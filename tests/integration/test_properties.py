@@ -242,6 +242,27 @@ def test_the_settings_hold_while_the_archive_is_loaded_and_hooks_run(make_site, 
     assert seen == [[('"schéma 2", public',)], [("7MB",)]]
 
 
+def test_a_site_that_is_closed_for_a_while_can_be_restored_and_stays_closed(
+    make_site, storage_root
+):
+    site = make_site()
+    key = take(site, storage_root)
+    alter(
+        site,
+        "ALTER DATABASE {db} CONNECTION LIMIT 0",
+        "ALTER DATABASE {db} SET default_transaction_read_only = on",
+    )
+    properties = site.database_properties()
+
+    def write(temporary):
+        site.run("CREATE TABLE written (id integer)", dbname=temporary)
+
+    restore(site, key, storage_root, reversible=True, hooks=write)
+
+    assert site.database_properties() == properties
+    assert site.run("SELECT count(*) FROM written", user="postgres") == [(0,)]
+
+
 def test_going_back_to_pre_keeps_the_properties_of_the_live_database(make_site, storage_root):
     """They belong to the site that runs, not to the data."""
     site = make_site()

@@ -404,6 +404,26 @@ def test_a_database_of_the_server_is_no_database_to_restore(here, use_database, 
     assert here.server.databases() == before
 
 
+@pytest.mark.parametrize("target", ["template0", "template1", "postgres", "the live one"])
+def test_nothing_of_the_server_or_the_settings_is_restored_over_as_a_copy(here, target):
+    name = here.name if target == "the live one" else target
+    options = resolve(Arguments(dump_key=":a copy"), verb="restore")
+    copy_live(resolve(Arguments(), verb=""), ":a copy", SilentReporter())
+    with unchanged(here), pytest.raises(DatabaseProtected, match="left alone"):
+        restore_service(options, SilentReporter(), beside=f":{name}")
+
+
+def test_what_was_restored_beside_is_listed_with_its_source(here, storage_root):
+    key = take(here, storage_root).text
+    oid = here.oid
+    options = resolve(Arguments(dump_key=key), verb="restore")
+    restored = restore_service(options, SilentReporter(), beside=":to look at")
+    assert restored.result.database == "to look at"
+    (entry,) = [e for e in list_local(resolve(Arguments(), verb="")) if e.database == "to look at"]
+    assert (str(entry.key), entry.kind, entry.source) == (":to look at", "beside", key)
+    assert here.oid == oid
+
+
 def test_local_databases_are_listed_for_the_role_that_may_use_them(here):
     theirs = here.server.create_database("of postgres", owner="postgres")
     ours = here.server.create_database("of app")

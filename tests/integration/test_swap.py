@@ -213,6 +213,38 @@ def test_a_watching_connection_that_breaks_does_not_hide_that_the_swap_was_done(
     drop(site, "swap")
 
 
+def test_an_interruption_that_comes_too_late_does_not_hide_that_the_swap_was_done(
+    make_site, monkeypatch
+):
+    site = make_site()
+    made = temporary(site)
+    watch = swap_module._end_sessions_until_done
+
+    def watch_and_be_interrupted(*arguments):
+        watch(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(swap_module, "_end_sessions_until_done", watch_and_be_interrupted)
+    swapped(site, made)
+    assert site.oid == made.oid
+    drop(site, "swap")
+
+
+def test_an_interruption_in_time_leaves_everything_as_it_was(make_site, monkeypatch):
+    site = make_site()
+    made = temporary(site)
+    make_site(name=derived_name(site.name, "swap"), empty=True)
+
+    def be_interrupted(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(swap_module, "_end_sessions_until_done", be_interrupted)
+    with unchanged(site), pytest.raises(KeyboardInterrupt):
+        swapped(site, made)
+    drop(site, "temp")
+    site.server.drop_database(derived_name(site.name, "swap"))
+
+
 def test_a_database_that_was_missing_is_put_in_place_without_a_mark(make_site):
     site = make_site()
     made = temporary(site)
