@@ -83,3 +83,9 @@ def protected_names() -> frozenset[str]:
     names = {str(configured.get("NAME") or "") for configured in connections.databases.values()}
     names |= {str(connections[alias].settings_dict.get("NAME") or "") for alias in connections}
     return frozenset({*names, settings.conn_db, "template0", "template1"} - {""})
+
+
+def passwords() -> frozenset[str]:
+    """Every password of a database that the settings hold: never to be shown."""
+    configured = [*connections.databases.values(), *settings.connections.values()]
+    return frozenset(str(c["PASSWORD"]) for c in configured if c.get("PASSWORD"))

@@ -121,10 +121,12 @@ class DumpReader:
         output = self._child.stdout
         waiting = select.poll()
         waiting.register(output, select.POLLIN | select.POLLHUP)
-        while not waiting.poll(PATIENCE):
-            self._reporter.check()
+        ready = False
+        while not ready:
+            ready = bool(waiting.poll(PATIENCE))
             if self._abandoned.is_set():
                 raise Cancelled("the storage does not take the dump any more")
+            self._reporter.check()
         return output.read(BLOCK)
 
     def _zstd_blocks(self, level: int | None) -> Iterator[bytes]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from django.core.management import call_command
 
 from ..core.errors import HookFailed, PgcloneError
+from ..core.process import scrubbed
 from ..core.progress import Reporter
+from ..databases import passwords
 
 OUTPUT_TAIL = 4_000
 """Characters of a failed hook's output that its error shows."""
@@ -26,7 +29,7 @@ class CommandHook:
 
     def run(self, alias: str, reporter: Reporter) -> None:
         """Runs the command in this thread; its output goes to ``reporter``, line by line."""
-        output = _LineWriter(reporter)
+        output = _LineWriter(reporter, passwords())
         options: dict[str, Any] = {}
         if self.name == MIGRATE:
             options = {"database": alias, "interactive": False}
@@ -45,14 +48,15 @@ class CommandHook:
 
     def _failure(self, reason: str, output: _LineWriter) -> HookFailed:
         said = f"\n{output.tail}" if output.tail else ""
-        return HookFailed(f'the hook "{self.name}" failed: {reason}{said}')
+        return HookFailed(output.scrub(f'the hook "{self.name}" failed: {reason}{said}'))
 
 
 class _LineWriter(io.TextIOBase):
-    """Gives whole lines to the reporter and keeps the last of them."""
+    """Gives whole lines to the reporter, without secrets, and keeps the last of them."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: Reporter, secrets: Collection[str]) -> None:
         self._reporter = reporter
+        self._secrets = secrets
         self._rest = ""
         self.tail = ""
 
@@ -63,10 +67,13 @@ class _LineWriter(io.TextIOBase):
         self.tail = (self.tail + text)[-OUTPUT_TAIL:]
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
-            self._reporter.note(f"  {line}")
+            self._reporter.note(f"  {self.scrub(line)}")
         return len(text)
+
+    def scrub(self, text: str) -> str:
+        return scrubbed(text, self._secrets)
 
     def finish(self) -> None:
         if self._rest:
-            self._reporter.note(f"  {self._rest}")
+            self._reporter.note(f"  {self.scrub(self._rest)}")
             self._rest = ""

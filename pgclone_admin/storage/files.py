@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from io import FileIO
@@ -44,7 +45,7 @@ class FileBackend(Backend):
             path = self._path(name)
             if os.path.lexists(path):
                 raise _taken(name)
-            path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+            _make_directory(path.parent)
             partial = path.with_name(f"{path.name}{PARTIAL}{secrets.token_hex(8)}")
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with os.fdopen(os.open(partial, flags, FILE_MODE), "wb") as file:
@@ -67,9 +68,10 @@ class FileBackend(Backend):
     def size(self, name: str) -> int | None:
         with storage_errors(f'"{name}" cannot be read'):
             try:
-                return self._path(name).lstat().st_size
+                status = self._path(name).lstat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
+            return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def delete(self, name: str) -> None:
         with storage_errors(f'"{name}" cannot be deleted'), contextlib.suppress(FileNotFoundError):
@@ -107,6 +109,13 @@ class _FileReader:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _make_directory(directory: Path) -> None:
+    """With its parents, for which ``mkdir`` would not use the mode."""
+    missing = [each for each in (directory, *directory.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
 
 
 def _publish(partial: Path, path: Path, name: str) -> None:

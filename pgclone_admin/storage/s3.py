@@ -14,7 +14,7 @@ from storages.backends.s3 import S3Storage
 from storages.utils import clean_name
 
 from ..core.dump import Content
-from ..core.errors import ConfigurationError, Conflict, DumpNotFound, StorageError
+from ..core.errors import ConfigurationError, Conflict, DumpNotFound, IntegrityError, StorageError
 from ..core.streams import Readable
 from ..settings import settings
 from .base import Backend, Stored, storage_errors
@@ -111,11 +111,15 @@ class S3Backend(Backend):
                 return int(self._object(name).content_length)
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey"):
-                    self._storage.connection.meta.client.head_bucket(
-                        Bucket=self._storage.bucket_name
-                    )
+                    self._check_bucket()
                     return None
                 raise
+
+    def _check_bucket(self) -> None:
+        """Where there is no bucket, S3 says of an object only that it is not there."""
+        bucket = self._storage.bucket_name
+        with storage_errors(f'the bucket "{bucket}" cannot be used'):
+            self._storage.connection.meta.client.head_bucket(Bucket=bucket)
 
     def delete(self, name: str) -> None:
         with storage_errors(f'"{name}" cannot be deleted'):
@@ -185,12 +189,7 @@ class _ResumingReader:
         self._name = name
         self._position = 0
         self._resumes = 0
-        try:
-            answer = stored.get()
-        except ClientError as error:
-            if error.response.get("Error", {}).get("Code") == "NoSuchKey":
-                raise DumpNotFound(f'there is no dump "{name}"') from error
-            raise
+        answer = self._get()
         self._size = int(answer["ContentLength"])
         self._etag = answer["ETag"]
         self._body = answer["Body"]
@@ -217,7 +216,21 @@ class _ResumingReader:
             ) from problem
         self._body.close()
         # The digest would notice another object under the same name, but only at the end.
-        self._body = self._object.get(Range=f"bytes={self._position}-", IfMatch=self._etag)["Body"]
+        self._body = self._get(Range=f"bytes={self._position}-", IfMatch=self._etag)["Body"]
+
+    def _get(self, **conditions: str) -> Any:
+        try:
+            return self._object.get(**conditions)
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code")
+            if code == "NoSuchKey":
+                raise DumpNotFound(f'there is no dump "{self._name}"') from error
+            if code == "PreconditionFailed":
+                raise IntegrityError(
+                    f'"{self._name}" was replaced while it was read',
+                    hint="Nothing was changed. Look at what replaces dumps in this storage.",
+                ) from error
+            raise
 
     def close(self) -> None:
         self._body.close()

@@ -113,6 +113,22 @@ def test_f13_an_upload_that_fails_at_part_3_leaves_no_object_no_upload_and_no_pg
     nothing_left_behind.check()
 
 
+def test_f13_a_dump_is_not_read_to_its_end_when_its_upload_has_failed(
+    pg: PostgresServer, proxied: S3Place, s3_proxy: CuttingProxy
+) -> None:
+    read: list[Content] = []
+
+    class Remembering(DumpStore):
+        def save(self, key: DumpKey, content: Content, *, source_size: int) -> None:
+            read.append(content)
+            super().save(key, content, source_size=source_size)
+
+    s3_proxy.fail_part(1, status=403)
+    with pytest.raises(StorageError):
+        dump(make_bulk(pg, 40), Remembering(proxied.location))
+    assert read[0].size < 8 * SMALLEST_PART, "of the sixteen that there are"
+
+
 def test_f13_a_broken_connection_of_a_part_aborts_the_upload(
     bulk: Site, proxied: S3Place, s3_proxy: CuttingProxy
 ) -> None:
@@ -130,6 +146,7 @@ def test_f13_a_failed_part_ends_a_dump_that_stands_still(
     proxied: S3Place,
     s3_proxy: CuttingProxy,
     fakes: FakePrograms,
+    *,
     tmp_path: Path,
     status: int | None,
 ) -> None:

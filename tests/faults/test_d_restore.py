@@ -481,7 +481,7 @@ def test_f30_killed_while_the_rename_waits_the_old_database_is_live_and_open(mak
         process = swapping(site, made.name)
         wait_until(lambda: site.server.admin(holds_lock, (site.oid,)))
         ended(process)
-        with within(8):  # as long as the server takes to give up the rename
+        with within(10):  # as long as the server takes to give up the rename
             assert labelled(site) == "old"
     drop(site, "temp")
 
@@ -496,7 +496,7 @@ def test_f31_ten_of_ten_swaps_succeed_under_clients_that_stay_and_clients_that_r
         for number in range(10):
             made = temporary(site, f"round {number}")
             live, _parked, result = swapped(site, made)
-            assert result.seconds < 3
+            assert result.seconds < 5  # it may wait no longer for sessions to leave
             assert site.oid == made.oid != live.oid
             assert labelled(site) == f"round {number}"
             drop(site, "swap")
@@ -504,7 +504,7 @@ def test_f31_ten_of_ten_swaps_succeed_under_clients_that_stay_and_clients_that_r
     # Whoever was sent away came back, and nobody saw anything but the two known errors.
     known = ("terminating connection", "just been dropped or renamed", "server closed")
     assert [e for e in clients.errors if not any(part in e for part in known)] == []
-    assert clients.longest_gap < 4
+    assert clients.longest_gap < 8
 
 
 def test_f31_a_superuser_session_is_told_early_and_nothing_is_made(make_site, storage_root):

@@ -17,7 +17,7 @@ from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services.dumps import create_dump
 from pgclone_admin.services.restores import restore
 from tests.project.people.models import Note, Person
-from tests.support import ROOT
+from tests.support import CANARY, ROOT
 
 from .operations import take, unchanged
 
@@ -416,3 +416,14 @@ def test_a_hook_that_fails_before_a_dump_ends_the_command_without_a_dump(project
     assert 'error: the hook "failing_hook" failed: this hook always fails' in failed.stderr
     assert failed.stdout == ""
     assert project.files() == []
+
+
+def test_a_hook_that_tells_the_password_is_shown_without_it(project, nothing_left_behind):
+    nothing_left_behind.allow(f"{project.name}__temp")
+    key = project.pgclone("dump").ok().lines[0]
+
+    done = project.pgclone("restore", key, "--pre-swap-hook", "leaky_hook").failed()
+
+    assert "leaky_hook" in done.stderr
+    assert "***" in done.stderr
+    assert CANARY not in done.stderr + done.stdout

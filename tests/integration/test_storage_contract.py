@@ -75,7 +75,8 @@ class Some:
 
     def read(self, size: int = -1, /) -> bytes:
         assert not self.failed, "what has failed was read again"
-        self.asked.append(size)
+        if not self.complete:
+            self.asked.append(size)
         end = len(self.data) if size < 0 else min(self.size + size, len(self.data))
         if self._fails_at is not None and (end > self._fails_at or end - self.size < size):
             self.failed = True
@@ -85,6 +86,9 @@ class Some:
         self.size = end
         self.complete = len(data) < size or size < 0
         return data
+
+    def abandon(self) -> None:
+        """Nothing here ever waits."""
 
 
 def everything(stream: Readable, size: int = 100_000) -> bytes:
@@ -192,9 +196,9 @@ def test_f15_an_adapter_that_writes_with_open_does_not_hold_the_contract(
 
     storage: Any = getattr(good, "_storage", None)
     prefix = getattr(good, "_prefix", "")
-    if storage is None:
-        assert isinstance(place, FilesPlace)
+    if isinstance(place, FilesPlace):
         storage = FileSystemStorage(location=place.path(""))
+        place.path(NAME).parent.mkdir(parents=True)
     good.__class__ = Careless
     with pytest.raises(AssertionError):
         assert_nothing_of_a_failed_save_stays(
@@ -264,7 +268,6 @@ def test_what_is_not_there_has_no_size(place: Place, backend: Backend) -> None:
     assert backend.size(NAME) is None
     place.put(f"{NAME}.json", b"{}")
     assert backend.size(NAME) is None
-    assert backend.size("here/default") is None
 
 
 def test_only_what_is_named_is_deleted(place: Place, backend: Backend) -> None:
@@ -474,7 +477,7 @@ def test_a_file_in_the_making_is_not_listed(request: pytest.FixtureRequest) -> N
     class Watching(Some):
         def read(self, size: int = -1, /) -> bytes:
             data = super().read(size)
-            if self.complete:
+            if self.complete and not seen:
                 seen.append([stored.name for stored in place.backend.list("")])
                 seen.append(place.names())
             return data
@@ -484,6 +487,19 @@ def test_a_file_in_the_making_is_not_listed(request: pytest.FixtureRequest) -> N
     assert listed == []
     (partial,) = lying
     assert partial.startswith(f"{NAME}.partial-")
+    assert place.names() == [NAME]
+
+
+@pytest.mark.parametrize("kind", ["files", "alias of files"])
+def test_a_folder_is_no_file(kind: str, request: pytest.FixtureRequest) -> None:
+    place = make_place(kind, request)
+    place.put(NAME, b"x")
+    assert place.backend.size("here/default") is None
+    assert place.backend.size(f"{NAME}/x") is None
+    with pytest.raises(StorageError):
+        place.backend.open("here/default").read(1)
+    with pytest.raises(StorageError):
+        place.backend.delete("here/default")
     assert place.names() == [NAME]
 
 
@@ -588,7 +604,7 @@ def test_one_request_lists_a_thousand_objects(proxied: S3Place, s3_proxy: Cuttin
     for number in range(20):
         proxied.put(f"a/b{number}/c/1.dump", b"x")
     assert len(list(proxied.backend.list(""))) == 20
-    assert [request.operation for request in s3_proxy.requests] == ["ListObjectsV2"]
+    assert len(s3_proxy.requests) == 1
 
 
 def test_an_aborted_upload_is_gone_from_the_bucket(
@@ -597,7 +613,7 @@ def test_an_aborted_upload_is_gone_from_the_bucket(
     content = Some(3 * SMALLEST_PART, fails_at=2 * SMALLEST_PART, error=Cancelled())
     with pytest.raises(Cancelled):
         proxied.backend.save(NAME, content, expected_size=1)
-    assert s3_proxy.seen("UploadPart")
+    assert len(s3_proxy.seen("CreateMultipartUpload")) == 1
     assert [request.status for request in s3_proxy.seen("AbortMultipartUpload")] == [204]
     assert proxied.bucket.open_uploads() == []
 
