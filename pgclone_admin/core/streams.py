@@ -121,13 +121,13 @@ class DumpReader:
         output = self._child.stdout
         waiting = select.poll()
         waiting.register(output, select.POLLIN | select.POLLHUP)
-        ready = False
-        while not ready:
-            ready = bool(waiting.poll(PATIENCE))
+        while True:
+            is_ready = waiting.poll(PATIENCE)
             if self._abandoned.is_set():
                 raise Cancelled("the storage does not take the dump any more")
+            if is_ready:
+                return output.read(BLOCK)
             self._reporter.check()
-        return output.read(BLOCK)
 
     def _zstd_blocks(self, level: int | None) -> Iterator[bytes]:
         compressor = zstandard.ZstdCompressor(
