@@ -63,20 +63,25 @@ def route(alias: str, database: str) -> Iterator[None]:
     destination = copy.deepcopy(connections[alias].settings_dict)
     destination["NAME"] = database
     routed = {DEFAULT_DB_ALIAS, alias}
+    # django-pgconnection guards a database once, not once for each alias of it.
+    is_twin = alias != DEFAULT_DB_ALIAS and _same_database(
+        connections[alias].settings_dict, connections[DEFAULT_DB_ALIAS].settings_dict
+    )
     with ExitStack() as stack:
         for other in connections:
             if other in routed:
-                stack.enter_context(_routed(other, destination))
+                replace = is_twin and other == alias
+                stack.enter_context(_routed(other, destination, replace=replace))
             else:
                 stack.enter_context(_refused(other))
         yield
 
 
 @contextmanager
-def _routed(alias: str, destination: dict[str, Any]) -> Iterator[None]:
+def _routed(alias: str, destination: dict[str, Any], *, replace: bool) -> Iterator[None]:
     if _same_database(connections[alias].settings_dict, destination):
         yield
-    elif uses_pgconnection():
+    elif uses_pgconnection() and not replace:
         with pgconnection.route(destination, using=alias):
             yield
     else:

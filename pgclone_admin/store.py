@@ -70,7 +70,7 @@ class DumpStore:
 
     def size(self, key: DumpKey) -> int:
         """Bytes that are stored under the key; :class:`DumpNotFound` when there are none."""
-        size = self._backend.size(key.text)
+        size = self._backend.size(_checked(key.text))
         if size is None:
             raise DumpNotFound(
                 f'there is no dump "{key}" in {self.location}',
@@ -80,7 +80,7 @@ class DumpStore:
 
     def manifest(self, key: DumpKey) -> Manifest | None:
         """The manifest, or ``None`` for a foreign dump; :class:`IntegrityError` for a bad one."""
-        size = self._backend.size(key.manifest_name)
+        size = self._backend.size(_checked(key.manifest_name))
         if size is None:
             return None
         if size > LARGEST_MANIFEST:
@@ -99,13 +99,12 @@ class DumpStore:
         return manifest
 
     def open(self, key: DumpKey) -> Readable:
-        return self._backend.open(key.text)
+        return self._backend.open(_checked(key.text))
 
     # -- a sink for dumps
 
     def save(self, key: DumpKey, content: Content, *, source_size: int) -> None:
-        check_relative_path(key.text)
-        self._backend.save(key.text, content, expected_size=source_size)
+        self._backend.save(_checked(key.text), content, expected_size=source_size)
 
     def save_manifest(self, manifest: Manifest) -> None:
         name = DumpKey.parse(manifest.key).manifest_name
@@ -115,7 +114,7 @@ class DumpStore:
     def delete(self, key: DumpKey) -> None:
         """Removes the manifest and then the dump; neither need be there."""
         for name in (key.manifest_name, key.text):
-            self._backend.delete(name)
+            self._backend.delete(_checked(name))
 
 
 class _Bytes:
@@ -134,6 +133,15 @@ class _Bytes:
 
     def abandon(self) -> None:
         """Nothing here ever waits."""
+
+
+def _checked(name: str) -> str:
+    """The name, which has to stay inside the location whoever has made the key of it.
+
+    Storages know their own root, but not the prefix that dumps are kept under.
+    """
+    check_relative_path(name)
+    return name
 
 
 def _readable_key(name: str) -> DumpKey | None:

@@ -16,7 +16,7 @@ from .names import DumpKey, TableName
 from .process import Child
 from .programs import LOCK_WAIT_TIMEOUT, Codec, choose_program, dump_command
 from .progress import Reporter
-from .server import Server
+from .server import Server, remove_session_limits
 from .streams import DumpReader
 
 Hooks = Callable[[], Sequence[str]]
@@ -204,6 +204,7 @@ def publish(sink: Sink, key: DumpKey, content: Content, manifest: Manifest) -> N
 
 def _gather(database: ConnectionParams, exclude: Sequence[str]) -> _Facts:
     with database.session() as connection, connection.cursor() as cursor:
+        remove_session_limits(connection)
         cursor.execute(
             "SELECT pg_database_size(current_database()), pg_encoding_to_char(encoding)"
             " FROM pg_database WHERE datname = current_database()"

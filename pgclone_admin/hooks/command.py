@@ -40,9 +40,10 @@ class CommandHook:
             raise
         except SystemExit as error:
             if error.code not in (None, 0):
-                raise self._failure(f"exit status {error.code}", output) from error
+                raise self._failure(f"exit status {error.code}", output) from output.cleaned(error)
         except Exception as error:
-            raise self._failure(str(error) or type(error).__name__, output) from error
+            reason = str(error) or type(error).__name__
+            raise self._failure(reason, output) from output.cleaned(error)
         finally:
             output.finish()
 
@@ -72,6 +73,18 @@ class _LineWriter(io.TextIOBase):
 
     def scrub(self, text: str) -> str:
         return scrubbed(text, self._secrets)
+
+    def cleaned(self, error: BaseException) -> BaseException:
+        """What the command has raised, which a traceback shows too, without the secrets."""
+        chain: list[BaseException] = []
+        each: BaseException | None = error
+        while each is not None and each not in chain:
+            each.args = tuple(
+                self.scrub(value) if isinstance(value, str) else value for value in each.args
+            )
+            chain.append(each)
+            each = each.__cause__ or each.__context__
+        return error
 
     def finish(self) -> None:
         if self._rest:

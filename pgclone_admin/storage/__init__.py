@@ -6,19 +6,21 @@ Each is a :class:`Backend`: bytes under names, published whole or not at all.
 from __future__ import annotations
 
 import re
+import sys
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, InvalidStorageError, Storage, storages
-from storages.backends.s3 import S3Storage
 
 from ..core.errors import ConfigurationError
 from ..settings import base_dir
 from .base import Backend, Stored
 from .files import FileBackend
 from .generic import GenericBackend
-from .s3 import S3Backend
 
 __all__ = ["Backend", "Stored", "open_backend"]
+
+S3_MODULE = "storages.backends.s3"
+"""Without this module there can be no storage of its class."""
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):")
 
@@ -26,6 +28,9 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):")
 def open_backend(location: str) -> Backend:
     """The backend behind a storage location; :class:`ConfigurationError` for an unknown kind."""
     if location.startswith("s3://"):
+        # boto3 takes longer to import than everything else together.
+        from .s3 import S3Backend  # noqa: PLC0415
+
         return S3Backend.of_location(location)
     if location.startswith("storages:"):
         return _of_alias(location)
@@ -51,8 +56,13 @@ def _of_alias(location: str) -> Backend:
         ) from error
     if isinstance(storage, FileSystemStorage) and _saves_as(storage, FileSystemStorage):
         return FileBackend(storage, prefix)
-    if isinstance(storage, S3Storage) and _saves_as(storage, S3Storage):
-        return S3Backend(storage, prefix)
+    if S3_MODULE in sys.modules:
+        from storages.backends.s3 import S3Storage  # noqa: PLC0415
+
+        from .s3 import S3Backend  # noqa: PLC0415
+
+        if isinstance(storage, S3Storage) and _saves_as(storage, S3Storage):
+            return S3Backend(storage, prefix)
     return GenericBackend(storage, prefix)
 
 

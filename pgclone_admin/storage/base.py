@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from botocore.exceptions import BotoCoreError, ClientError
 from django.core.exceptions import SuspiciousOperation
 
 from ..core.dump import Content
@@ -67,35 +66,13 @@ def storage_errors(what: str) -> Iterator[None]:
         yield
     except PgcloneError:
         raise
-    except ClientError as error:
-        raise _client_error(what, error) from error
     except SuspiciousOperation as error:
         raise InvalidName(f"{what}: the name points out of the storage location") from error
-    except BotoCoreError as error:
-        raise StorageError(
-            f"{what}: {error}", hint="Check the endpoint, region and credentials of the storage."
-        ) from error
     except OSError as error:
         raise StorageError(f"{what}: {error.strerror or error}", hint=_hint(error)) from error
     except Exception as error:
         # Every backend of django-storages has errors of its own, which share no base class.
         raise StorageError(f"{what}: {str(error) or type(error).__name__}") from error
-
-
-def _client_error(what: str, error: ClientError) -> StorageError:
-    details = error.response.get("Error", {})
-    code = str(details.get("Code", "unknown"))
-    hints = {
-        "NoSuchBucket": "Create the bucket, or correct its name in the storage location.",
-        "404": "Create the bucket, or correct its name in the storage location.",
-        "AccessDenied": "Allow the credentials to list, read, write and delete in the bucket.",
-        "403": "Allow the credentials to list, read, write and delete in the bucket.",
-        "InvalidAccessKeyId": "Check the credentials of the storage.",
-        "SignatureDoesNotMatch": "Check the credentials of the storage.",
-    }
-    return StorageError(
-        f"{what}: {code}, {details.get('Message') or 'no reason was given'}", hint=hints.get(code)
-    )
 
 
 def _hint(error: OSError) -> str | None:

@@ -56,6 +56,37 @@ OWN_OPTIONS: dict[str, Any] = {
 }
 
 
+@contextmanager
+def s3_errors(what: str) -> Iterator[None]:
+    """As :func:`storage_errors`, for what boto3 raises."""
+    with storage_errors(what):
+        try:
+            yield
+        except ClientError as error:
+            raise _client_error(what, error) from error
+        except BotoCoreError as error:
+            raise StorageError(
+                f"{what}: {error}",
+                hint="Check the endpoint, region and credentials of the storage.",
+            ) from error
+
+
+def _client_error(what: str, error: ClientError) -> StorageError:
+    details = error.response.get("Error", {})
+    code = str(details.get("Code", "unknown"))
+    hints = {
+        "NoSuchBucket": "Create the bucket, or correct its name in the storage location.",
+        "404": "Create the bucket, or correct its name in the storage location.",
+        "AccessDenied": "Allow the credentials to list, read, write and delete in the bucket.",
+        "403": "Allow the credentials to list, read, write and delete in the bucket.",
+        "InvalidAccessKeyId": "Check the credentials of the storage.",
+        "SignatureDoesNotMatch": "Check the credentials of the storage.",
+    }
+    return StorageError(
+        f"{what}: {code}, {details.get('Message') or 'no reason was given'}", hint=hints.get(code)
+    )
+
+
 class S3Backend(Backend):
     """A bucket behind django-storages' ``S3Storage``.
 
@@ -90,7 +121,7 @@ class S3Backend(Backend):
             raise ConfigurationError(f"PGCLONE_S3_CONFIG cannot be used: {error}") from error
 
     def save(self, name: str, content: Content, *, expected_size: int) -> None:
-        with storage_errors(f'"{name}" cannot be stored'):
+        with s3_errors(f'"{name}" cannot be stored'):
             if self.size(name) is not None:
                 raise Conflict(f'"{name}" exists already', hint="Nothing was overwritten.")
             self._storage.transfer_config = transfer_config(expected_size)
@@ -102,11 +133,11 @@ class S3Backend(Backend):
                 raise Conflict(f'the storage wanted to call "{name}" something else')
 
     def open(self, name: str) -> Readable:
-        with storage_errors(f'"{name}" cannot be read'):
+        with s3_errors(f'"{name}" cannot be read'):
             return _ResumingReader(self._object(name), name)
 
     def size(self, name: str) -> int | None:
-        with storage_errors(f'"{name}" cannot be read'):
+        with s3_errors(f'"{name}" cannot be read'):
             try:
                 return int(self._object(name).content_length)
             except ClientError as error:
@@ -118,16 +149,16 @@ class S3Backend(Backend):
     def _check_bucket(self) -> None:
         """Where there is no bucket, S3 says of an object only that it is not there."""
         bucket = self._storage.bucket_name
-        with storage_errors(f'the bucket "{bucket}" cannot be used'):
+        with s3_errors(f'the bucket "{bucket}" cannot be used'):
             self._storage.connection.meta.client.head_bucket(Bucket=bucket)
 
     def delete(self, name: str) -> None:
-        with storage_errors(f'"{name}" cannot be deleted'):
+        with s3_errors(f'"{name}" cannot be deleted'):
             self._storage.delete(self._prefix + name)
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """One request for a thousand objects; sizes and dates come with them."""
-        with storage_errors(f'the bucket "{self._storage.bucket_name}" cannot be listed'):
+        with s3_errors(f'the bucket "{self._storage.bucket_name}" cannot be listed'):
             root = self._key("") if self._prefix else self._storage.location.lstrip("/")
             root = root and f"{root.rstrip('/')}/"
             for item in self._storage.bucket.objects.filter(Prefix=root + prefix):
@@ -195,7 +226,7 @@ class _ResumingReader:
         self._body = answer["Body"]
 
     def read(self, size: int, /) -> bytes:
-        with storage_errors(f'"{self._name}" cannot be read'):
+        with s3_errors(f'"{self._name}" cannot be read'):
             while True:
                 try:
                     data: bytes = self._body.read(min(size, self._size - self._position))
