@@ -80,7 +80,8 @@ class DumpStore:
 
     def manifest(self, key: DumpKey) -> Manifest | None:
         """The manifest, or ``None`` for a foreign dump; :class:`IntegrityError` for a bad one."""
-        size = self._backend.size(_checked(key.manifest_name))
+        _checked(key.text)
+        size = self._backend.size(key.manifest_name)
         if size is None:
             return None
         if size > LARGEST_MANIFEST:
@@ -113,8 +114,9 @@ class DumpStore:
 
     def delete(self, key: DumpKey) -> None:
         """Removes the manifest and then the dump; neither need be there."""
+        _checked(key.text)
         for name in (key.manifest_name, key.text):
-            self._backend.delete(_checked(name))
+            self._backend.delete(name)
 
 
 class _Bytes:

@@ -40,10 +40,11 @@ class CommandHook:
             raise
         except SystemExit as error:
             if error.code not in (None, 0):
-                raise self._failure(f"exit status {error.code}", output) from output.cleaned(error)
+                output.clean(error)
+                raise self._failure(f"exit status {error.code}", output) from error
         except Exception as error:
-            reason = str(error) or type(error).__name__
-            raise self._failure(reason, output) from output.cleaned(error)
+            output.clean(error)
+            raise self._failure(str(error) or type(error).__name__, output) from error
         finally:
             output.finish()
 
@@ -74,8 +75,8 @@ class _LineWriter(io.TextIOBase):
     def scrub(self, text: str) -> str:
         return scrubbed(text, self._secrets)
 
-    def cleaned(self, error: BaseException) -> BaseException:
-        """What the command has raised, which a traceback shows too, without the secrets."""
+    def clean(self, error: BaseException) -> None:
+        """Takes the secrets out of what the command has raised: a traceback shows it too."""
         chain: list[BaseException] = []
         each: BaseException | None = error
         while each is not None and each not in chain:
@@ -84,7 +85,6 @@ class _LineWriter(io.TextIOBase):
             )
             chain.append(each)
             each = each.__cause__ or each.__context__
-        return error
 
     def finish(self) -> None:
         if self._rest:
