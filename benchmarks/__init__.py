@@ -1,0 +1,1 @@
+"""Measures dumps and restores against other tools; started by scripts/benchmark."""

@@ -1,0 +1,10 @@
+"""The same small Django project for every tool; ``settings.py`` names the one it stands for."""
+
+import os
+import sys
+
+from django.core.management import execute_from_command_line
+
+if __name__ == "__main__":
+    os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
+    execute_from_command_line(sys.argv)
