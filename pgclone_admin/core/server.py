@@ -315,12 +315,21 @@ class Server:
 
         :class:`DatabaseProtected` when it carries no mark of ours; it is left alone then.
         """
-        database = self.database(name)
-        if database is None and missing_ok:
+        if missing_ok and self.database(name) is None:
             return
-        self.require_mark(self.existing(name))
+        database = self.existing(name)
+        self.require_mark(database)
+        quoted = sql.Identifier(name)
         try:
-            self.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            try:
+                self.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(quoted))
+            except psycopg2.errors.InsufficientPrivilege as refused_by_force:
+                # Autovacuum counts as a superuser, whom FORCE may not end; a plain DROP may.
+                self.end_sessions(database.oid)
+                try:
+                    self.execute(sql.SQL("DROP DATABASE {}").format(quoted))
+                except psycopg2.errors.ObjectInUse:
+                    raise refused_by_force from None
         except psycopg2.Error as error:
             raise explained(error, f'the database "{name}" could not be dropped') from error
 
