@@ -23,7 +23,8 @@ class Mark:
 
     name: str
     kind: str
-    """``temporary``, ``parked``, ``pre``, ``post``, ``undo``, ``copy`` or ``beside``."""
+    """``temporary``, ``failed`` (a temporary one whose hook failed), ``held``, ``parked``, ``pre``,
+    ``post``, ``undo``, ``copy`` or ``beside``."""
     of: str
     """The live database it was made for."""
     made_at: str

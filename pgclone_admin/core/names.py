@@ -108,7 +108,7 @@ def _read_timestamp(text: str) -> datetime | None:
         return None
 
 
-RESERVED_LOCAL_NAMES = ("pre", "post", "undo")
+RESERVED_LOCAL_NAMES = ("pre", "post", "undo", "held")
 UNFINISHED_ROLES = ("temp", "swap")
 """What a restore calls databases that are gone when it is done."""
 
@@ -117,7 +117,8 @@ _VERSION_1_LOCAL_NAMES = {"previous": "pre", "current": "post"}
 
 @dataclass(frozen=True)
 class LocalKey:
-    """A database on the same server: ``:pre``, ``:post``, ``:undo`` or ``:<database name>``."""
+    """A database on the same server: ``:pre``, ``:post``, ``:undo``, ``:held`` or
+    ``:<database name>``."""
 
     name: str
 
@@ -181,7 +182,7 @@ def derived_name(name: str, role: str) -> str:
 
 def role_of(name: str, live: str) -> str | None:
     """What a restore of ``live`` makes under this name: ``temp``, ``swap``, ``pre``, ``post``,
-    ``undo``, or nothing."""
+    ``undo``, ``held``, or nothing."""
     roles = (*RESERVED_LOCAL_NAMES, *UNFINISHED_ROLES)
     return next((role for role in roles if name == derived_name(live, role)), None)
 
