@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from .core.dump import Content
-from .core.errors import DumpNotFound, IntegrityError, InvalidName
+from .core.errors import DumpNotFound, IntegrityError, InvalidName, PgcloneError, StorageError
 from .core.manifest import Manifest
 from .core.names import DumpKey, check_relative_path
 from .core.streams import Readable
 from .settings import settings
-from .storage import Backend, Stored, open_backend
+from .storage import Backend, Leftover, Note, Stored, open_backend, say_nothing
 
 MANIFEST_SUFFIX = ".json"
+
+PROBE_PREFIX = ".pgclone-doctor-"
+"""Begins the name of what is stored to try a storage; never listed as a dump."""
 
 LARGEST_MANIFEST = 16 * 1024 * 1024
 """Bytes above which a file beside a dump is not read as its manifest."""
@@ -34,11 +39,14 @@ class DumpEntry:
 
 
 class DumpStore:
-    """The dumps of one storage location. It is a source and a sink for the operations."""
+    """The dumps of one storage location. It is a source and a sink for the operations.
 
-    def __init__(self, location: str) -> None:
+    ``note`` is told when the storage needs room on the disk of this machine.
+    """
+
+    def __init__(self, location: str, note: Note = say_nothing) -> None:
         self.location = location
-        self._backend: Backend = open_backend(location)
+        self._backend: Backend = open_backend(location, note)
 
     def entries(self, prefix: str = "") -> list[DumpEntry]:
         """Every dump whose key begins with ``prefix``, newest first, by time.
@@ -48,6 +56,8 @@ class DumpStore:
         files = {stored.name: stored for stored in self._backend.list(prefix)}
         entries = []
         for name, stored in files.items():
+            if name.startswith(PROBE_PREFIX):
+                continue
             key = _readable_key(name)
             if key is None or (settings.validate_dump_keys and not key.is_standard):
                 continue
@@ -86,12 +96,7 @@ class DumpStore:
             return None
         if size > LARGEST_MANIFEST:
             raise IntegrityError(f'the manifest of the dump "{key}" is too large to be one')
-        stream = self._backend.open(key.manifest_name)
-        try:
-            blocks = iter(lambda: stream.read(64 * 1024), b"")
-            manifest = Manifest.from_json(b"".join(blocks))
-        finally:
-            stream.close()
+        manifest = Manifest.from_json(self._read(key.manifest_name))
         if manifest.key != key.text:
             raise IntegrityError(
                 f'the manifest beside the dump "{key}" belongs to the dump "{manifest.key}"',
@@ -117,6 +122,51 @@ class DumpStore:
         _checked(key.text)
         for name in (key.manifest_name, key.text):
             self._backend.delete(name)
+
+    # -- care
+
+    def leftovers(self, older_than: datetime) -> Iterator[Leftover]:
+        """What processes that died have left here before that moment, and nothing lists."""
+        yield from self._backend.leftovers(older_than)
+        for stored in self._backend.list(PROBE_PREFIX):
+            if stored.modified is not None and stored.modified < older_than:
+                yield Leftover(stored.name, stored.modified, kind="probe")
+
+    def discard(self, leftover: Leftover) -> None:
+        """Removes what :meth:`leftovers` has found."""
+        if leftover.kind == "probe":
+            self._backend.delete(leftover.name)
+        else:
+            self._backend.discard(leftover)
+
+    def prove(self) -> None:
+        """Stores a few bytes, lists them, reads them back and deletes them.
+
+        :class:`StorageError` for the first of it that cannot be done. They are gone afterwards,
+        also when it failed, unless deleting is what fails.
+        """
+        name = PROBE_PREFIX + secrets.token_hex(8)
+        data = secrets.token_bytes(1000)
+        try:
+            self._backend.save(name, _Bytes(data), expected_size=len(data))
+            if name not in {stored.name for stored in self._backend.list(name)}:
+                raise StorageError("what was just stored is not listed")
+            if self._read(name) != data:
+                raise StorageError("what was just stored is read back as something else")
+        except BaseException as error:
+            try:
+                self._backend.delete(name)
+            except PgcloneError as failed:
+                error.add_note(f'"{name}" could not be deleted: {failed}')
+            raise
+        self._backend.delete(name)
+
+    def _read(self, name: str) -> bytes:
+        stream = self._backend.open(name)
+        try:
+            return b"".join(iter(lambda: stream.read(64 * 1024), b""))
+        finally:
+            stream.close()
 
 
 class _Bytes:

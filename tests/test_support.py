@@ -218,6 +218,13 @@ def test_two_sites_are_equal_and_a_bare_restore_of_one_too(any_pg, make_site):
         "ALTER TYPE order_state ADD VALUE 'lost'",
         'REVOKE USAGE ON SCHEMA "schéma 2" FROM reader',
         "REFRESH MATERIALIZED VIEW sales WITH NO DATA",
+        "CREATE RULE quiet AS ON DELETE TO product DO INSTEAD NOTHING",
+        "CREATE STATISTICS related ON id, price FROM product",
+        "ALTER TABLE product ALTER COLUMN price SET STATISTICS 200",
+        "ALTER SEQUENCE product_id_seq OWNED BY NONE",
+        "CREATE COLLATION plain (provider = libc, locale = 'C')",
+        "CREATE TEXT SEARCH CONFIGURATION plainly (COPY = simple)",
+        'CREATE CAST (order_state AS "schéma 2"."Size") WITH INOUT',
     ],
 )
 def test_a_fingerprint_sees_every_change(site, change):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import tempfile
 from array import array
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import IO
 
 from .errors import IntegrityError
 from .streams import BLOCK, MAGIC_ARCHIVE, Readable
+from .temporary import CONTENTS, own_prefix
 
 OLDEST_VERSION = (1, 12)
 NEWEST_VERSION = (1, 16)
@@ -24,12 +26,18 @@ NEWEST_VERSION = (1, 16)
 FIRST_MAJOR = {(1, 15): 16, (1, 16): 17}
 """The first PostgreSQL whose pg_restore reads an archive version; older ones need none named."""
 
-KEPT_KINDS = {"TABLE", "TABLE DATA", "INDEX", "CONSTRAINT", "FK CONSTRAINT", "EXTENSION", "SCHEMA"}
+KEPT_KINDS = {
+    *("TABLE", "TABLE DATA", "INDEX", "CONSTRAINT", "FK CONSTRAINT", "STATISTICS"),
+    *("EXTENSION", "SCHEMA"),
+}
 """Entries that are kept whole. Of the others, of which there can be millions (every large object is
 one or more), only number and section are."""
 
 NEVER_AS_PLAIN_ROLE = {"EVENT TRIGGER", "SUBSCRIPTION", "SUBSCRIPTION TABLE"}
 """Only a superuser (or a role with rights over the whole server) can create these."""
+
+WRAPPER_GRANTS = b"FOREIGN DATA WRAPPER "
+"""How the name of a grant begins that is needed to create a server of an extension's wrapper."""
 
 LAST_KINDS = {"ACL", "DEFAULT ACL", "EVENT TRIGGER", "MATERIALIZED VIEW DATA"}
 
@@ -75,6 +83,12 @@ class Outline:
     sections: bytearray
     superuser_only: dict[int, str]
     """Entries that only a superuser can create, with what they are; comments on them too."""
+    wrapper_grants: dict[int, str] = field(default_factory=dict)
+    """Statements that let roles use the foreign data wrappers of extensions."""
+    kinds: Counter[str] = field(default_factory=Counter)
+    """How many entries there are of each kind."""
+    tablespaces: set[str] = field(default_factory=set)
+    """Names of the tablespaces in which tables and indexes lie, other than the database's own."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +128,7 @@ class OpenedArchive:
 
     def __init__(self, source: Readable) -> None:
         self._source = source
-        self._head = tempfile.NamedTemporaryFile(prefix="pgclone-", suffix=".toc")  # noqa: SIM115
+        self._head = tempfile.NamedTemporaryFile(prefix=own_prefix(), suffix=CONTENTS)  # noqa: SIM115
         self.path = Path(self._head.name)
         splitter = _Splitter(source, self._head)
         try:
@@ -218,9 +232,8 @@ def _moment(parts: list[int]) -> datetime | None:
 
 def _read_entries(fields: _Fields, version: tuple[int, int]) -> tuple[tuple[Entry, ...], Outline]:
     kept: list[Entry] = []
-    ids = array("i")
-    sections = bytearray()
-    superuser_only: dict[int, str] = {}
+    outline = Outline(array("i"), bytearray(), {})
+    superuser_only = outline.superuser_only
     current = int(Section.PRE_DATA)
     count = fields.integer()
     if count < 0:
@@ -237,7 +250,8 @@ def _read_entries(fields: _Fields, version: tuple[int, int]) -> tuple[tuple[Entr
         fields.skip()  # statement that drops it
         fields.skip()  # COPY statement
         schema = fields.raw()
-        fields.skip()  # tablespace
+        if tablespace := _text(fields.raw()):
+            outline.tablespaces.add(tablespace)
         if version >= (1, 14):
             fields.skip()  # table access method
         if version >= (1, 16):
@@ -251,13 +265,16 @@ def _read_entries(fields: _Fields, version: tuple[int, int]) -> tuple[tuple[Entr
         # As pg_restore --section does: what is in no section belongs to the one before it.
         if section in (Section.PRE_DATA, Section.DATA, Section.POST_DATA):
             current = section
-        ids.append(dump_id)
-        sections.append(Section.LAST if _comes_last(kind, name, current) else current)
+        outline.ids.append(dump_id)
+        outline.sections.append(Section.LAST if _comes_last(kind, name, current) else current)
+        outline.kinds[kind] += 1
         if _needs_superuser(kind, definition) or (
             kind in ("COMMENT", "SECURITY LABEL")
             and any(dependency in superuser_only for dependency in dependencies)
         ):
             superuser_only[dump_id] = f"{kind} {_text(name)}"
+        elif kind == "ACL" and (name or b"").startswith(WRAPPER_GRANTS):
+            outline.wrapper_grants[dump_id] = _text(definition)
         elif kind in KEPT_KINDS:
             kept.append(
                 Entry(
@@ -271,7 +288,7 @@ def _read_entries(fields: _Fields, version: tuple[int, int]) -> tuple[tuple[Entr
                     definition=_text(definition) if kind in ("EXTENSION", "SCHEMA") else "",
                 )
             )
-    return tuple(kept), Outline(ids, sections, superuser_only)
+    return tuple(kept), outline
 
 
 def _comes_last(kind: str, name: bytes | None, section: int) -> bool:

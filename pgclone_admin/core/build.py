@@ -11,6 +11,7 @@ from typing import Self
 
 from .archive import Entry
 from .judge import ErrorCollector, RestoreError
+from .names import TableName
 from .process import Child
 from .programs import Command
 
@@ -40,6 +41,8 @@ class TablePlan:
     """What is to be built for one table: the steps of a phase side by side, the phases in order."""
 
     phases: deque[list[Step]] = field(default_factory=deque)
+    table: TableName | None = None
+    """The table to analyze when all is built, if it can be then."""
     running: int = 0
 
     @property
@@ -56,17 +59,25 @@ def plan_tables(entries: Iterable[Entry]) -> tuple[list[TablePlan], list[TablePl
     and alone: that locks the table, and would wait for the other indexes while they wait for it.
     """
     of_table: dict[int, list[Entry]] = defaultdict(list)
-    with_data: list[int] = []
+    with_data: list[tuple[int, TableName]] = []
+    later: set[int] = set()
     for entry in entries:
+        table = entry.dependencies[0] if entry.dependencies else 0
         if entry.kind == "TABLE DATA":
-            with_data.append(entry.dependencies[0] if entry.dependencies else 0)
+            with_data.append((table, TableName(entry.schema or "public", entry.name)))
         elif entry.kind in ("INDEX", "CONSTRAINT") and entry.dependencies:
-            of_table[entry.dependencies[0]].append(entry)
-    plans = [_plan_table(of_table.pop(table, [])) for table in with_data]
+            of_table[table].append(entry)
+        elif entry.kind == "STATISTICS":
+            # They are made later, and filled by an ANALYZE after that.
+            later.update(entry.dependencies)
+    plans = [
+        _plan_table(of_table.pop(table, []), None if table in later else name)
+        for table, name in with_data
+    ]
     return plans, [_plan_table(entries_of_table) for entries_of_table in of_table.values()]
 
 
-def _plan_table(entries: list[Entry]) -> TablePlan:
+def _plan_table(entries: list[Entry], table: TableName | None = None) -> TablePlan:
     constraints = tuple(e.dump_id for e in entries if e.kind == "CONSTRAINT")
     indexes = [e for e in entries if e.kind == "INDEX"]
     plain = sorted((e for e in indexes if not e.alters_table), key=lambda e: not e.is_gin)
@@ -75,7 +86,7 @@ def _plan_table(entries: list[Entry]) -> TablePlan:
         [Step((entry.dump_id,)) for entry in plain],
     ]
     phases += [[Step((entry.dump_id,))] for entry in indexes if entry.alters_table]
-    return TablePlan(deque(phase for phase in phases if phase))
+    return TablePlan(deque(phase for phase in phases if phase), table)
 
 
 def plan_foreign_keys(entries: Iterable[Entry]) -> list[Step]:
@@ -122,14 +133,21 @@ class IndexBuilders:
 
     ``command`` gives the command that builds a step. ``fed`` tells how many bytes of the archive
     were written to the loading pg_restore; between two tables that is the size of the first, but
-    for what a pipe holds. Leaving the ``with`` block ends every program.
+    for what a pipe holds. ``analyze`` is called for a table whose indexes are built, while others
+    are being built. Leaving the ``with`` block ends every program.
     """
 
     def __init__(
-        self, command: Callable[[Step], Command], fed: Callable[[], int], *, jobs: int
+        self,
+        command: Callable[[Step], Command],
+        fed: Callable[[], int],
+        *,
+        jobs: int,
+        analyze: Callable[[TableName], None] = lambda _table: None,
     ) -> None:
         self._command = command
         self._fed = fed
+        self._analyze = analyze
         self._fed_before = 0
         self._plans: Iterator[TablePlan] = iter(())
         self._small: list[TablePlan] = []
@@ -249,6 +267,8 @@ class IndexBuilders:
             plan, step = taken
             try:
                 self._build(step)
+                if plan.table is not None and plan.running == 1 and not plan.phases:
+                    self._analyze(plan.table)
             except Exception as error:  # noqa: BLE001 - told to the thread that waits
                 self._failure = self._failure or error
             with self._changed:

@@ -14,6 +14,7 @@ import psycopg2.extensions
 from psycopg2 import sql
 
 from .errors import ConfigurationError, PermissionMissing, ServerUnavailable
+from .temporary import PASSFILE, own_prefix
 
 Connection = psycopg2.extensions.connection
 
@@ -199,7 +200,7 @@ class ConnectionParams:
             yield environment
             return
         with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", prefix="pgclone-", suffix=".pgpass"
+            "w", encoding="utf-8", prefix=own_prefix(), suffix=PASSFILE
         ) as passfile:
             escaped = self.password.replace("\\", "\\\\").replace(":", "\\:")
             passfile.write(f"*:*:*:*:{escaped}\n")

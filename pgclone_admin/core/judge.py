@@ -11,6 +11,7 @@ from psycopg2 import errorcodes
 
 from .connection import Connection
 from .errors import RestoreFailed
+from .names import TableName
 from .process import Child, scrubbed
 from .progress import Reporter
 
@@ -23,6 +24,9 @@ exist here makes one for every object with a grant to it."""
 
 _FROM_ENTRY = re.compile(r"pg_restore: from TOC entry \d+; \d+ \d+ (.*)")
 _ERROR = re.compile(r"pg_restore: error: (.*)", re.DOTALL)
+_CREATING = re.compile(r"pg_restore: creating (.*)")
+# The server's own words for a warning come in its language, but always before two spaces.
+_NOTICE = re.compile(r"pg_restore: [^:]+:  (.*)")
 _COUNT = re.compile(r"pg_restore: warning: errors ignored on restore: \d+")
 _COMMAND = "\nCommand was: "
 _REFERENCES = re.compile(
@@ -34,6 +38,7 @@ Tolerated = frozenset[tuple[str, str]]
 """Pairs of a kind of entry, as the table of contents calls it, and a SQLSTATE."""
 
 _GRANTS = ("ACL", "DEFAULT ACL")
+_GRANT_STARTS = tuple(f"{kind} " for kind in _GRANTS)
 _JUDGED_KINDS = (*_GRANTS, "COMMENT", "FK CONSTRAINT")
 
 
@@ -84,12 +89,14 @@ class LoadReport:
     unchecked_foreign_keys: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     tolerated: list[str] = field(default_factory=list)
+    analyzed: list[TableName] = field(default_factory=list)
+    """Tables that have their statistics already."""
 
     def tell(self, reporter: Reporter) -> None:
         for statement in self.skipped_grants:
             reporter.warn(f"left out: {statement}")
         for entry in self.left_out:
-            reporter.warn(f"left out, as only a superuser can create it: {entry}")
+            reporter.warn(f"left out, as this role cannot create it here: {entry}")
         for statement in self.unchecked_foreign_keys:
             reporter.warn(f"made NOT VALID, as the dump leaves out the rows it names: {statement}")
         for statement in self.tolerated:
@@ -110,12 +117,16 @@ class ErrorCollector:
         tolerated: Tolerated = frozenset(),
     ) -> None:
         self.errors: list[RestoreError] = []
+        self.skipped_grants: dict[str, None] = {}
+        """Grants that the server only warns of having left out: of what belongs to somebody else,
+        such as the objects of an extension."""
         self.went_on_to_the_end = False
         """Whether pg_restore has counted its errors, which it does only at its end."""
         self._secrets = secrets
         self._retryable = retryable
         self._tolerated = frozenset(kind for kind, _sqlstate in tolerated)
         self._entry = ""
+        self._creating = ""
         self._open: RestoreError | None = None
 
     def take(self, line: str) -> None:
@@ -123,7 +134,11 @@ class ErrorCollector:
             self._entry = match[1]
         if line.startswith("pg_restore: "):
             self._close()
-            if _COUNT.match(line):
+            if match := _CREATING.match(line):
+                self._creating = match[1]
+            elif (match := _NOTICE.match(line)) and self._creating.startswith(_GRANT_STARTS):
+                self.skipped_grants[f"{self._creating} ({match[1]})"] = None
+            elif _COUNT.match(line):
                 self.went_on_to_the_end = True
             elif match := _ERROR.match(line):
                 self._open = RestoreError(
@@ -164,6 +179,11 @@ def failure(error: RestoreError) -> RestoreFailed:
     return RestoreFailed(
         f"pg_restore failed: {error.message}", hint="The live database was not touched."
     )
+
+
+def split_statements(commands: str) -> list[str]:
+    """The grants of one entry, of which each ends its line."""
+    return [statement for statement in re.split(r"(?<=;)\n+", commands) if statement]
 
 
 class Judge:
@@ -227,13 +247,12 @@ class Judge:
         """One by one: pg_restore sends them together, and one missing role undoes them all.
 
         What another role had granted stands between SET and RESET SESSION AUTHORIZATION. Only a
-        superuser can grant in somebody else's name, or set somebody else's default privileges.
+        superuser can grant in somebody else's name, set somebody else's default privileges, or
+        grant what belongs to the system or an extension; all else belongs to the role at work.
         """
-        skippable = {errorcodes.UNDEFINED_OBJECT}
-        if error.is_a("DEFAULT ACL"):
-            skippable.add(errorcodes.INSUFFICIENT_PRIVILEGE)
+        skippable = {errorcodes.UNDEFINED_OBJECT, errorcodes.INSUFFICIENT_PRIVILEGE}
         not_the_grantor: psycopg2.Error | None = None
-        for statement in filter(None, re.split(r"(?<=;)\n+", command)):
+        for statement in split_statements(command):
             if statement.startswith("RESET SESSION AUTHORIZATION") and not_the_grantor is not None:
                 not_the_grantor = None
                 continue

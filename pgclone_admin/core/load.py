@@ -9,6 +9,7 @@ remains (triggers, policies, grants) is done at the end. So a stream is restored
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import tempfile
@@ -22,14 +23,23 @@ from psycopg2 import sql
 
 from .archive import Contents, Entry, OpenedArchive, Section
 from .build import IndexBuilders, Step, batched, plan_foreign_keys, plan_tables
-from .connection import ConnectionParams
-from .errors import ProcessFailed, RestoreFailed
-from .judge import ErrorCollector, Judge, LoadReport, RestoreError, Tolerated
-from .names import quote_identifier
+from .connection import ConnectionParams, one_row
+from .errors import PgcloneError, ProcessFailed, RestoreFailed
+from .judge import (
+    ErrorCollector,
+    Judge,
+    LoadReport,
+    RestoreError,
+    Tolerated,
+    split_statements,
+)
+from .names import TableName, quote_identifier
+from .preflight import left_out
 from .process import Child
 from .programs import Command, Program, parse_command, restore_command
 from .progress import Reporter
 from .server import remove_session_limits
+from .temporary import LISTS, own_prefix
 
 SCRATCH_OPTIONS = "-c synchronous_commit=off"
 """A database that is thrown away when its server crashes need not wait for the disk."""
@@ -65,7 +75,7 @@ def load_archive(
     """
     with ExitStack() as stack:
         environment = stack.enter_context(target.child_environment())
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pgclone-"))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=own_prefix(), suffix=LISTS))
         loader = _Loader(
             archive,
             target,
@@ -105,6 +115,7 @@ class _Loader:
         self._folder = folder
         self._tolerated = tolerated
         self._fed = 0
+        self._use_tablespaces = True
         self._done_before: set[int] = set()
         self.report = LoadReport()
 
@@ -113,9 +124,11 @@ class _Loader:
         self._judge(None, self._stream(entries=None))
 
     def create_extensions(self, contents: Contents, creator: ConnectionParams) -> None:
-        """Creates the extensions of the archive, and the schemas they lie in, as ``creator``.
+        """Creates the extensions of the archive, and the schemas they lie in.
 
-        The owner of a database may create trusted extensions only.
+        As the owner of the database, who may create trusted ones; the others as ``creator``, which
+        may be a superuser or the first role of a managed server. What neither may create is left
+        to pg_restore to fail with.
         """
         schemas = {e.name: e for e in contents.entries if e.kind == "SCHEMA"}
         schemas |= {quote_identifier(name): entry for name, entry in schemas.items()}
@@ -129,13 +142,34 @@ class _Loader:
                 try:
                     if schema is not None and schema.dump_id not in self._done_before:
                         self._create_schema(cursor, schema)
-                    cursor.execute(entry.definition)
+                    self._create_extension(cursor, entry)
                 except psycopg2.Error as error:
                     raise RestoreFailed(
                         f'the extension "{entry.name}" cannot be created: '
                         f"{error.diag.message_primary}",
                         hint="The live database was not touched.",
                     ) from error
+            for dump_id, statements in contents.outline.wrapper_grants.items():
+                self._grant_wrapper(cursor, dump_id, statements)
+
+    def _create_extension(self, cursor: Any, extension: Entry) -> None:
+        for role in (self._target.role, None):
+            cursor.execute("SELECT set_config('role', %s, false)", [role or "none"])
+            with contextlib.suppress(psycopg2.errors.InsufficientPrivilege):
+                cursor.execute(extension.definition)
+                break
+        cursor.execute("RESET ROLE")
+
+    def _grant_wrapper(self, cursor: Any, dump_id: int, statements: str) -> None:
+        """Now, as the servers of the wrapper need it; again at the end where a role is missing."""
+        done = True
+        for statement in split_statements(statements):
+            try:
+                cursor.execute(statement)
+            except psycopg2.Error:
+                done = False
+        if done:
+            self._done_before.add(dump_id)
 
     def _create_schema(self, cursor: Any, schema: Entry) -> None:
         cursor.execute(schema.definition)
@@ -148,11 +182,13 @@ class _Loader:
         self._done_before.add(schema.dump_id)
 
     def load_split(self, contents: Contents, jobs: int, *, is_superuser: bool) -> None:
-        left_out = {} if is_superuser else contents.outline.superuser_only
-        self.report.left_out += left_out.values()
+        self._leave_out(contents, is_superuser=is_superuser)
+        without = frozenset() if is_superuser else contents.outline.superuser_only.keys()
         early = {Section.PRE_DATA, Section.DATA}
-        first = self._list("first", contents, early, left_out.keys() | self._done_before)
-        with IndexBuilders(self._build_command, lambda: self._fed, jobs=jobs) as builders:
+        first = self._list("first", contents, early, without | self._done_before)
+        with IndexBuilders(
+            self._build_command, lambda: self._fed, jobs=jobs, analyze=self._analyze
+        ) as builders:
             builders.begin(*plan_tables(contents.entries))
             errors = self._stream(first, builders)
             self._reporter.phase("indexing")
@@ -160,14 +196,34 @@ class _Loader:
             self._judge(contents, errors + builders.finish())
             foreign_keys = plan_foreign_keys(contents.entries)
             # A key to a partitioned table needs its indexes attached, so the others come first.
-            done = builders.built | left_out.keys()
+            done = builders.built | without
             done |= {entry for step in foreign_keys for entry in step.entries}
             rest = self._list("rest", contents, {Section.POST_DATA}, done)
             self._judge(contents, self._build_listed(rest))
             builders.add(batched(foreign_keys, MOST_FOREIGN_KEY_STEPS, jobs))
             self._judge(contents, builders.finish())
-        last = self._list("last", contents, {Section.LAST}, left_out)
+        last = self._list("last", contents, {Section.LAST}, without | self._done_before)
         self._judge(contents, self._build_listed(last))
+
+    def _analyze(self, table: TableName) -> None:
+        """Now, while others are being built, it costs no time of its own."""
+        with (
+            contextlib.suppress(psycopg2.Error, PgcloneError),  # it is done at the end then
+            self._target.session() as connection,
+            connection.cursor() as cursor,
+        ):
+            remove_session_limits(connection)
+            cursor.execute(f"ANALYZE {table.quoted}")
+            self.report.analyzed.append(table)
+
+    def _leave_out(self, contents: Contents, *, is_superuser: bool) -> None:
+        """Says what is left out, and keeps tables from tablespaces that are not here."""
+        with self._target.session() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT current_user")
+            (owner,) = one_row(cursor)
+            found = left_out(cursor, contents, owner=owner, is_superuser=is_superuser)
+        self.report.left_out += found
+        self._use_tablespaces = not any(entry.startswith("TABLESPACE ") for entry in found)
 
     def _stream(
         self, entries: Path | None, builders: IndexBuilders | None = None
@@ -190,6 +246,7 @@ class _Loader:
             status = child.wait()
         if builders is None or not builders.has_failed:
             collector.finish(child, status)
+        self.report.skipped_grants += collector.skipped_grants
         return collector.errors
 
     def _build_command(self, step: Step) -> Command:
@@ -203,6 +260,7 @@ class _Loader:
         with Child(command, on_line=collector.take) as child:
             status = child.wait()
         collector.finish(child, status)
+        self.report.skipped_grants += collector.skipped_grants
         return collector.errors
 
     def _command(self, *, entries: Path | None, archive: Path | None = None) -> Command:
@@ -212,6 +270,7 @@ class _Loader:
             role=self._target.role,
             archive=archive,
             entries=entries,
+            use_tablespaces=self._use_tablespaces,
             secrets=(self._target.password,) if self._target.password else (),
         )
 

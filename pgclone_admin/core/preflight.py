@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from .archive import Contents
-from .connection import ConnectionParams
+from .connection import ConnectionParams, one_row
 from .errors import Conflict, DatabaseProtected, IntegrityError, PreflightError, UntrustedDump
 from .manifest import Manifest
 from .marks import Database, Mark, new_database_name
@@ -27,24 +28,32 @@ PINS = {
                           JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = %s""",
 }
 
+STANDBYS = """
+SELECT count(*) FROM pg_stat_replication JOIN pg_stat_activity a USING (pid)
+ WHERE a.datid IS NULL AND a.application_name NOT IN ('pg_basebackup', 'pg_receivewal')
+"""
+"""Who receives all that is written. In a database of its own is who receives its changes only; and
+what only stores the log has no sessions."""
+
 
 class RestoreNames:
     """The names that one restore of ``live`` may use."""
 
-    def __init__(self, live: str, beside: LocalKey | None) -> None:
+    def __init__(self, live: str, beside: LocalKey | None = None) -> None:
         self.live = live
         self.temporary = derived_name(live, "temp")
         self.parked = derived_name(live, "swap")
         self.pre = derived_name(live, "pre")
         self.post = derived_name(live, "post")
         self.undo = derived_name(live, "undo")
+        self.held = derived_name(live, "held")
         self.beside = "" if beside is None else beside.name
 
     @property
     def made(self) -> list[str]:
         """Every name that has to be free, or that of a database made here."""
-        names = [self.temporary, self.parked, self.pre, self.post, self.undo, self.beside]
-        return [name for name in names if name]
+        names = [self.temporary, self.parked, self.pre, self.post, self.undo, self.held]
+        return [*names, self.beside] if self.beside else names
 
 
 def run_checks(checks: Iterable[Check], reporter: Reporter) -> None:
@@ -64,6 +73,11 @@ class TargetChecks:
     live: Database | None
     model: Database
     protected: frozenset[str]
+    keeps_parked: bool = False
+    """Whether what is live now stays on the server after the swap."""
+    reached_standbys: int = 0
+    """How many standbys have their sessions ended, too."""
+    ignore_standbys: bool = False
 
     def all(self) -> list[Check]:
         checks: list[Check] = [self.is_no_system_database, self.may_create, self.names_are_free]
@@ -109,14 +123,23 @@ class TargetChecks:
         return []
 
     def standbys(self) -> list[str]:
-        standbys = self.server.rows("SELECT count(*) FROM pg_stat_replication")[0][0]
-        if not standbys:
+        """Sessions on a standby go on in a database that was renamed; one that is dropped ends
+        them."""
+        standbys = self.server.rows(STANDBYS)[0][0]
+        if standbys <= self.reached_standbys or not self.keeps_parked:
             return []
-        warning = (
-            f"the server has {standbys} standbys: sessions that are open there go on reading the "
-            "database that is replaced, until they end"
+        who = "a server replicates" if standbys == 1 else f"{standbys} servers replicate"
+        told = (
+            f"{who} from this one, and sessions that are open there go on reading the database "
+            "that is replaced, until they end"
         )
-        return [warning]
+        if self.ignore_standbys:
+            return [told]
+        raise Conflict(
+            told,
+            hint="Nothing was changed. Name these servers in DATABASES, so that their sessions are "
+            "ended, or accept it with --ignore-standbys.",
+        )
 
     def can_make_one(self, access: ConnectionParams) -> None:
         """Makes, enters and drops a tiny database: the proof that a restore can work here at all.
@@ -209,3 +232,29 @@ def check_extensions(server: Server, contents: Contents | None) -> list[str]:
         for name, trusted in available.items()
         if not trusted
     ]
+
+
+def left_out(cursor: Any, contents: Contents, *, owner: str, is_superuser: bool) -> list[str]:
+    """What a restore leaves out, by kind and name: it cannot be made here by this role.
+
+    ``owner`` is the role that makes the objects.
+    """
+    tablespaces = [f"TABLESPACE {name}" for name in _unusable_tablespaces(cursor, contents, owner)]
+    objects = [] if is_superuser else contents.outline.superuser_only.values()
+    return [*tablespaces, *objects]
+
+
+def _unusable_tablespaces(cursor: Any, contents: Contents, owner: str) -> list[str]:
+    """All tablespaces that the dump names, when one of them is missing here or not for ``owner``.
+
+    A tablespace is a directory of the server, and pg_restore uses either all or none.
+    """
+    names = sorted(contents.outline.tablespaces)
+    if not names:
+        return []
+    cursor.execute(
+        "SELECT count(*) FROM pg_tablespace"
+        " WHERE spcname = ANY(%s) AND has_tablespace_privilege(%s, oid, 'CREATE')",
+        [names, owner],
+    )
+    return names if one_row(cursor)[0] < len(names) else []

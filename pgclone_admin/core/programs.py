@@ -24,6 +24,14 @@ Without a limit a pg_dump whose parent died stays on the server for as long as s
 the lock.
 """
 
+FIXED_IN: Mapping[str, Mapping[int, int]] = {
+    "CVE-2025-8715": {13: 22, 14: 19, 15: 14, 16: 10, 17: 6},
+    "CVE-2026-18408": {14: 24, 15: 19, 16: 15, 17: 11, 18: 6},
+    "CVE-2026-116314": {14: 25, 15: 20, 16: 16, 17: 12, 18: 7},
+}
+"""Flaws of pg_restore by which a dump runs code where it is restored, and per major version the
+minor one without it. Major versions before those were given up, those after were made without."""
+
 _VERSION = re.compile(rb"\(PostgreSQL\) (\d+)(?:\.(\d+))?")
 
 
@@ -128,6 +136,27 @@ def choose_program(
     raise ProgramMissing(f"{name} is not installed: {reason}", hint=hint)
 
 
+def open_flaws(program: Program) -> list[str]:
+    """The known flaws of a pg_restore that a crafted dump can use, by their CVE numbers.
+
+    For those of this list only; that it is empty does not make a dump trustworthy.
+    """
+    return [flaw for flaw, fixed in FIXED_IN.items() if _has_flaw(program, fixed)]
+
+
+def _has_flaw(program: Program, fixed: Mapping[int, int]) -> bool:
+    if program.major in fixed:
+        return program.minor < fixed[program.major]
+    return program.major < min(fixed)
+
+
+def version_without_flaws(major: int) -> str:
+    """The oldest version of a major one that has no flaw of the list, or of the next major one."""
+    newest = FIXED_IN["CVE-2026-116314"]
+    fixed = major if major in newest else min(newest)
+    return f"{fixed}.{max(flaw.get(fixed, 0) for flaw in FIXED_IN.values())}"
+
+
 @dataclass(frozen=True)
 class Codec:
     """How a dump is compressed: ``name`` is ``zstd``, ``gzip`` or ``none``."""
@@ -152,12 +181,15 @@ def dump_command(
     *,
     codec: Codec,
     exclude_table_data: Sequence[TableName] = (),
+    definitions_of: Sequence[TableName] = (),
     encoding: str = "UTF8",
     role: str | None = None,
     lock_wait_timeout: int = LOCK_WAIT_TIMEOUT,
     secrets: tuple[str, ...] = (),
 ) -> Command:
     """pg_dump of the database in ``environment`` to its standard output.
+
+    With ``definitions_of`` only these tables are dumped, and without their rows.
 
     ``encoding`` is that of its connection, which it takes its arguments to be in: in another one a
     name would match no table, and the rows that were to be left out would be dumped.
@@ -172,7 +204,10 @@ def dump_command(
             _as_argument(f"--exclude-table-data={table.quoted}", encoding)
             for table in exclude_table_data
         ),
+        *(_as_argument(f"--table={table.quoted}", encoding) for table in definitions_of),
     ]
+    if definitions_of:
+        argv.append("--schema-only")
     if role is not None:
         argv.append(f"--role={role}")
     return Command(tuple(argv), environment, secrets)
@@ -197,6 +232,7 @@ def restore_command(
     role: str | None = None,
     archive: Path | None = None,
     entries: Path | None = None,
+    use_tablespaces: bool = True,
     secrets: tuple[str, ...] = (),
 ) -> Command:
     """pg_restore into the database in ``environment``.
@@ -217,6 +253,8 @@ def restore_command(
     ]
     if role is not None:
         argv.append(f"--role={role}")
+    if not use_tablespaces:
+        argv.append("--no-tablespaces")
     if entries is not None:
         argv.append(f"--use-list={entries}")
     if archive is not None:

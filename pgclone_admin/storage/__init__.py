@@ -13,11 +13,11 @@ from django.core.files.storage import FileSystemStorage, InvalidStorageError, St
 
 from ..core.errors import ConfigurationError
 from ..settings import base_dir
-from .base import Backend, Stored
+from .base import Backend, Leftover, Note, Stored, say_nothing
 from .files import FileBackend
 from .generic import GenericBackend
 
-__all__ = ["Backend", "Stored", "open_backend"]
+__all__ = ["Backend", "Leftover", "Note", "Stored", "open_backend", "say_nothing"]
 
 S3_MODULE = "storages.backends.s3"
 """Without this module there can be no storage of its class."""
@@ -25,15 +25,18 @@ S3_MODULE = "storages.backends.s3"
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):")
 
 
-def open_backend(location: str) -> Backend:
-    """The backend behind a storage location; :class:`ConfigurationError` for an unknown kind."""
+def open_backend(location: str, note: Note = say_nothing) -> Backend:
+    """The backend behind a storage location; :class:`ConfigurationError` for an unknown kind.
+
+    ``note`` is told when a dump has to pass through the disk of this machine.
+    """
     if location.startswith("s3://"):
         # boto3 takes longer to import than everything else together.
         from .s3 import S3Backend  # noqa: PLC0415
 
         return S3Backend.of_location(location)
     if location.startswith("storages:"):
-        return _of_alias(location)
+        return _of_alias(location, note)
     if not location or "\0" in location:
         raise ConfigurationError("a storage location cannot be empty")
     if (match := _SCHEME.match(location)) is not None:
@@ -44,7 +47,7 @@ def open_backend(location: str) -> Backend:
     return FileBackend.of_directory(base_dir() / location)
 
 
-def _of_alias(location: str) -> Backend:
+def _of_alias(location: str, note: Note) -> Backend:
     alias, _slash, rest = location.removeprefix("storages:").partition("/")
     prefix = "".join(f"{part}/" for part in rest.split("/") if part)
     try:
@@ -63,7 +66,7 @@ def _of_alias(location: str) -> Backend:
 
         if isinstance(storage, S3Storage) and _saves_as(storage, S3Storage):
             return S3Backend(storage, prefix)
-    return GenericBackend(storage, prefix)
+    return GenericBackend(storage, prefix, note)
 
 
 def _saves_as(storage: Storage, parent: type) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +15,13 @@ from ..core.dump import Content
 from ..core.errors import InvalidName, PgcloneError, StorageError
 from ..core.streams import Readable
 
+Note = Callable[[str], None]
+"""Takes a sentence for the log of whoever uses the storage."""
+
+
+def say_nothing(_message: str) -> None:
+    """For who does not listen."""
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -23,6 +30,18 @@ class Stored:
     name: str
     size: int | None
     modified: datetime | None
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What a process that died has left in a storage, and that nothing lists."""
+
+    name: str
+    since: datetime
+    """When it was last changed, or begun (UTC)."""
+    kind: str = "partial file"
+    upload: str = ""
+    """The number of an unfinished upload."""
 
 
 class Backend(ABC):
@@ -54,6 +73,17 @@ class Backend(ABC):
     @abstractmethod
     def list(self, prefix: str) -> Iterator[Stored]:
         """Every file whose name begins with ``prefix``, in no order."""
+
+    def leftovers(self, older_than: datetime) -> Iterator[Leftover]:
+        """What processes that died have left before that moment; nothing where it cannot be told.
+
+        A dump without a manifest, or a manifest without a dump, is none.
+        """
+        return iter(())
+
+    def discard(self, leftover: Leftover) -> None:
+        """Removes what :meth:`leftovers` has found; fine when it is gone already."""
+        raise NotImplementedError
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -16,10 +17,12 @@ from django.core.files.storage import FileSystemStorage
 from ..core.dump import Content
 from ..core.errors import Conflict, InvalidName
 from ..core.streams import BLOCK, Readable
-from .base import Backend, Stored, storage_errors
+from .base import Backend, Leftover, Stored, storage_errors
 
 PARTIAL = ".partial-"
 """What is in the name of a file that is still being written."""
+
+_PARTIAL_NAME = re.compile(rf".+{re.escape(PARTIAL)}[0-9a-f]{{16}}")
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
@@ -89,6 +92,22 @@ class FileBackend(Backend):
                     modified = datetime.fromtimestamp(status.st_mtime, UTC)
                     yield Stored(name, status.st_size, modified)
 
+    def leftovers(self, older_than: datetime) -> Iterator[Leftover]:
+        with storage_errors(f'the directory "{self._root}" cannot be listed'):
+            for directory, _directories, files in os.walk(self._root, onerror=_unless_missing):
+                for file in filter(_PARTIAL_NAME.fullmatch, files):
+                    path = Path(directory, file)
+                    changed = _changed(path)
+                    if changed is not None and changed < older_than:
+                        yield Leftover(path.relative_to(self._root).as_posix(), changed)
+
+    def discard(self, leftover: Leftover) -> None:
+        with storage_errors(f'"{leftover.name}" cannot be removed'):
+            path = self._path(leftover.name)
+            # It may have been another one's since it was found, or a link.
+            if _changed(path) == leftover.since:
+                path.unlink(missing_ok=True)
+
     def _path(self, name: str) -> Path:
         """The path of a file, none of whose directories leads out of the location."""
         root = self._root.resolve()
@@ -109,6 +128,15 @@ class _FileReader:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _changed(path: Path) -> datetime | None:
+    """When a regular file was last changed; ``None`` for anything else."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    return datetime.fromtimestamp(status.st_mtime, UTC) if stat.S_ISREG(status.st_mode) else None
 
 
 def _make_directory(directory: Path) -> None:

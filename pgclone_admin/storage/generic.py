@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +14,9 @@ from django.core.files.base import File
 from django.core.files.storage import InMemoryStorage, Storage
 
 from ..core.dump import Content
-from ..core.errors import Conflict
+from ..core.errors import Conflict, StorageError
 from ..core.streams import BLOCK, Readable
-from .base import Backend, Stored, storage_errors
+from .base import Backend, Note, Stored, say_nothing, storage_errors
 
 STREAMING_CLASSES = ("storages.backends.sftpstorage.SFTPStorage",)
 """Backends that take a file of unknown size in pieces, beside those that have their own module.
@@ -22,6 +24,18 @@ STREAMING_CLASSES = ("storages.backends.sftpstorage.SFTPStorage",)
 The others (Google Cloud, Azure, Dropbox) rewind the file or ask for its size first, so that for
 them a dump is put into a temporary file before.
 """
+
+FETCHING_CLASSES = {
+    "storages.backends.gcloud.GoogleCloudStorage": "a temporary file",
+    "storages.backends.azure_storage.AzureStorage": "a temporary file",
+    "storages.backends.dropbox.DropboxStorage": "memory",
+    "storages.backends.ftp.FTPStorage": "memory",
+    "storages.backends.apache_libcloud.LibCloudStorage": "memory",
+}
+"""Backends that fetch a file whole before they give its first byte, and where they put it."""
+
+IN_MEMORY = 2 * 1024 * 1024
+"""Bytes of a file that are kept in memory before it goes to the disk."""
 
 
 class StreamedFile(File):  # type: ignore[type-arg]
@@ -55,9 +69,16 @@ class StreamedFile(File):  # type: ignore[type-arg]
 class GenericBackend(Backend):
     """Whatever implements Django's ``Storage``."""
 
-    def __init__(self, storage: Storage, prefix: str = "") -> None:
+    def __init__(self, storage: Storage, prefix: str = "", note: Note = say_nothing) -> None:
+        # Their spooled files take 0 for no limit, and would hold a whole dump in memory.
+        if getattr(storage, "max_memory_size", None) == 0:
+            storage = copy.copy(storage)
+            storage.max_memory_size = IN_MEMORY  # type: ignore[attr-defined]
         self._storage = storage
         self._prefix = prefix
+        self._note = note
+        self._name = type(storage).__name__
+        self._bases = [f"{base.__module__}.{base.__qualname__}" for base in type(storage).__mro__]
 
     def save(self, name: str, content: Content, *, expected_size: int) -> None:
         what = f'"{name}" cannot be stored'
@@ -66,7 +87,7 @@ class GenericBackend(Backend):
             if self._storage.exists(full_name):
                 raise Conflict(f'"{name}" exists already', hint="Nothing was overwritten.")
             with self._removed_on_error(full_name), storage_errors(what):
-                saved_as = self._save(full_name, content)
+                saved_as = self._save(full_name, content, expected_size)
             if saved_as != full_name:
                 self._storage.delete(saved_as)
                 raise Conflict(f'the storage wanted to call "{name}" something else')
@@ -83,22 +104,54 @@ class GenericBackend(Backend):
                 error.add_note(f"what was stored of it could not be removed either: {failed}")
             raise
 
-    def _save(self, name: str, content: Content) -> str:
+    def _save(self, name: str, content: Content, expected_size: int) -> str:
         if self._streams():
             return self._storage.save(name, StreamedFile(content, name))
-        with tempfile.TemporaryFile(prefix="pgclone-") as spool:
-            while block := content.read(BLOCK):
-                spool.write(block)
+        with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY, prefix="pgclone-") as spool:
+            self._spool(content, spool, expected_size)
             spool.seek(0)
             return self._storage.save(name, File(spool, name=name))
 
+    def _spool(self, content: Content, spool: IO[bytes], expected_size: int) -> None:
+        folder = tempfile.gettempdir()
+        is_large = expected_size > IN_MEMORY
+        if is_large:
+            self._note(
+                f"{self._name} takes whole files only, so the dump is put into a temporary file in "
+                f"{folder} first: {_megabytes(shutil.disk_usage(folder).free)} are free there, the "
+                f"database has {_megabytes(expected_size)}"
+            )
+        while block := content.read(BLOCK):
+            try:
+                spool.write(block)
+            except OSError as error:
+                raise StorageError(
+                    f"the temporary file in {folder} cannot hold the dump: {error.strerror}",
+                    hint="Make room there, or name another directory with TMPDIR. The file was "
+                    "removed.",
+                ) from error
+        if is_large:
+            self._note(f"the temporary file has {_megabytes(content.size)} and is sent now")
+
     def _streams(self) -> bool:
-        bases = {f"{base.__module__}.{base.__qualname__}" for base in type(self._storage).__mro__}
-        return isinstance(self._storage, InMemoryStorage) or bool(bases & set(STREAMING_CLASSES))
+        return isinstance(self._storage, InMemoryStorage) or not set(STREAMING_CLASSES).isdisjoint(
+            self._bases
+        )
 
     def open(self, name: str) -> Readable:
         with storage_errors(f'"{name}" cannot be read'):
-            return cast(Readable, self._storage.open(self._prefix + name, "rb"))
+            self._tell_of_fetching(self._prefix + name)
+            return _StorageReader(self._storage.open(self._prefix + name, "rb"), name)
+
+    def _tell_of_fetching(self, full_name: str) -> None:
+        where = next(
+            (FETCHING_CLASSES[base] for base in self._bases if base in FETCHING_CLASSES), ""
+        )
+        if where and (size := int(self._storage.size(full_name))) > IN_MEMORY:
+            self._note(
+                f"{self._name} gives whole files only, so all of the dump is fetched first, into "
+                f"{where}: {_megabytes(size)}"
+            )
 
     def size(self, name: str) -> int | None:
         with storage_errors(f'"{name}" cannot be read'):
@@ -135,3 +188,20 @@ class GenericBackend(Backend):
         except NotImplementedError:
             return None
         return modified if modified.tzinfo else modified.replace(tzinfo=UTC)
+
+
+class _StorageReader:
+    def __init__(self, file: Any, name: str) -> None:
+        self._file = file
+        self._name = name
+
+    def read(self, size: int, /) -> bytes:
+        with storage_errors(f'"{self._name}" cannot be read'):
+            return cast(bytes, self._file.read(size))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"

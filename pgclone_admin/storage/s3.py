@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from boto3.s3.transfer import TransferConfig
@@ -14,10 +15,18 @@ from storages.backends.s3 import S3Storage
 from storages.utils import clean_name
 
 from ..core.dump import Content
-from ..core.errors import ConfigurationError, Conflict, DumpNotFound, IntegrityError, StorageError
+from ..core.errors import (
+    ConfigurationError,
+    Conflict,
+    DumpNotFound,
+    IntegrityError,
+    InvalidName,
+    StorageError,
+)
+from ..core.names import DumpKey
 from ..core.streams import Readable
 from ..settings import settings
-from .base import Backend, Stored, storage_errors
+from .base import Backend, Leftover, Stored, storage_errors
 from .generic import StreamedFile
 
 SMALLEST_PART = 5 * 1024 * 1024
@@ -150,7 +159,7 @@ class S3Backend(Backend):
         """Where there is no bucket, S3 says of an object only that it is not there."""
         bucket = self._storage.bucket_name
         with s3_errors(f'the bucket "{bucket}" cannot be used'):
-            self._storage.connection.meta.client.head_bucket(Bucket=bucket)
+            self._client().head_bucket(Bucket=bucket)
 
     def delete(self, name: str) -> None:
         with s3_errors(f'"{name}" cannot be deleted'):
@@ -159,16 +168,59 @@ class S3Backend(Backend):
     def list(self, prefix: str) -> Iterator[Stored]:
         """One request for a thousand objects; sizes and dates come with them."""
         with s3_errors(f'the bucket "{self._storage.bucket_name}" cannot be listed'):
-            root = self._key("") if self._prefix else self._storage.location.lstrip("/")
-            root = root and f"{root.rstrip('/')}/"
+            root = self._root()
             for item in self._storage.bucket.objects.filter(Prefix=root + prefix):
                 yield Stored(item.key.removeprefix(root), item.size, item.last_modified)
+
+    def leftovers(self, older_than: datetime) -> Iterator[Leftover]:
+        """Only uploads of what would be a dump: the bucket can be one that others use too."""
+        bucket = self._storage.bucket_name
+        with s3_errors(f'the uploads to the bucket "{bucket}" cannot be listed'):
+            root = self._root()
+            paginator = self._client().get_paginator("list_multipart_uploads")
+            for page in paginator.paginate(Bucket=bucket, Prefix=root):
+                for upload in page.get("Uploads", ()):
+                    name = str(upload["Key"]).removeprefix(root)
+                    if upload["Initiated"] < older_than and _is_key_of_dump(name):
+                        yield Leftover(
+                            name,
+                            upload["Initiated"],
+                            kind="unfinished upload",
+                            upload=upload["UploadId"],
+                        )
+
+    def discard(self, leftover: Leftover) -> None:
+        with s3_errors(f'the upload of "{leftover.name}" cannot be aborted'):
+            try:
+                self._client().abort_multipart_upload(
+                    Bucket=self._storage.bucket_name,
+                    Key=self._key(leftover.name),
+                    UploadId=leftover.upload,
+                )
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") != "NoSuchUpload":
+                    raise
+
+    def _root(self) -> str:
+        """What the keys of the location begin with."""
+        root = self._key("") if self._prefix else self._storage.location.lstrip("/")
+        return root and f"{root.rstrip('/')}/"
+
+    def _client(self) -> Any:
+        return self._storage.connection.meta.client
 
     def _key(self, name: str) -> str:
         return str(self._storage._normalize_name(clean_name(self._prefix + name)))
 
     def _object(self, name: str) -> Any:
         return self._storage.bucket.Object(self._key(name))
+
+
+def _is_key_of_dump(name: str) -> bool:
+    try:
+        return DumpKey.parse(name).is_standard
+    except InvalidName:
+        return False
 
 
 @contextmanager

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import re
+
+import psycopg2
 import pytest
 
 from pgclone_admin.core import build
 from pgclone_admin.core.errors import RestoreFailed
+from pgclone_admin.core.names import DumpKey
 from pgclone_admin.core.progress import SilentReporter
+from pgclone_admin.plan import read_contents
+from pgclone_admin.store import DumpStore
+from tests.support.postgres import available
 
 from .operations import foreign, restore, take
 
@@ -85,6 +94,48 @@ CREATE INDEX sorted_word ON sorted (word);
 CREATE SEQUENCE counter START 7 INCREMENT 3 CYCLE MAXVALUE 70;
 SELECT nextval('counter'), nextval('counter');
 SELECT lo_from_bytea(0, 'kept'::bytea) AS many FROM generate_series(1, 2000);
+
+ALTER TABLE wide ALTER COLUMN code SET (n_distinct = -0.5);
+ALTER TABLE wide ALTER COLUMN code SET COMPRESSION pglz;
+ALTER TABLE wide ALTER COLUMN tags SET STORAGE EXTERNAL;
+ALTER STATISTICS wide_stats SET STATISTICS 77;
+CREATE INDEX wide_lower ON wide (lower(code)) WITH (fillfactor = 70);
+ALTER INDEX wide_lower ALTER COLUMN 1 SET STATISTICS 300;
+ALTER SEQUENCE counter OWNED BY wide.id;
+CREATE RULE noted AS ON UPDATE TO animal WHERE new.id < 0 DO ALSO INSERT INTO loose VALUES (0, 0);
+ALTER TABLE animal DISABLE RULE noted;
+CREATE TRIGGER always AFTER DELETE ON wide FOR EACH ROW EXECUTE FUNCTION log_change();
+ALTER TABLE wide ENABLE ALWAYS TRIGGER always;
+CREATE UNLOGGED TABLE fleeting (id integer PRIMARY KEY);
+CREATE TYPE described AS (label text, weight numeric);
+CREATE TABLE of_type OF described (label WITH OPTIONS NOT NULL);
+CREATE TYPE span AS RANGE (subtype = numeric);
+CREATE FUNCTION same(text, text) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT $1 = $2';
+CREATE OPERATOR === (FUNCTION = same, LEFTARG = text, RIGHTARG = text);
+CREATE FUNCTION weight(described) RETURNS numeric LANGUAGE sql IMMUTABLE AS 'SELECT $1.weight';
+CREATE CAST (described AS numeric) WITH FUNCTION weight(described);
+CREATE TEXT SEARCH CONFIGURATION plainly (COPY = simple);
+ALTER TEXT SEARCH CONFIGURATION plainly DROP MAPPING FOR email;
+CREATE PROCEDURE nothing() LANGUAGE sql AS '';
+GRANT SELECT (id), UPDATE (id) ON wide TO reader WITH GRANT OPTION;
+ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+"""
+
+ONLY_ON_18 = """
+CREATE TABLE virtual (
+    id integer, doubled integer GENERATED ALWAYS AS (id * 2) VIRTUAL,
+    kept integer GENERATED ALWAYS AS (id * 3) STORED, later integer
+);
+INSERT INTO virtual (id) SELECT generate_series(1, 50);
+ALTER TABLE virtual ADD CONSTRAINT someday NOT NULL later NOT VALID;
+ALTER TABLE virtual ADD CONSTRAINT in_vain CHECK (id > 40) NOT ENFORCED;
+ALTER TABLE virtual ADD CONSTRAINT given NOT NULL id NO INHERIT;
+CREATE TABLE stay (room int4range, during daterange, PRIMARY KEY (room, during WITHOUT OVERLAPS));
+INSERT INTO stay SELECT int4range(i, i + 1), daterange('2026-01-01', '2026-02-01')
+FROM generate_series(1, 30) AS i;
+CREATE TABLE guest (room int4range, during daterange,
+    FOREIGN KEY (room, PERIOD during) REFERENCES stay (room, PERIOD during));
+INSERT INTO guest VALUES (int4range(3, 4), daterange('2026-01-03', '2026-01-09'));
 """
 
 
@@ -97,7 +148,7 @@ def altered(archive: bytes, old: bytes, new: bytes) -> bytes:
 @pytest.mark.parametrize("built", ["with the rest", "while loading"])
 def test_everything_comes_back(any_pg, make_site, storage_root, built, monkeypatch):
     site = make_site(any_pg)
-    site.run(MORE)
+    site.run(MORE + (ONLY_ON_18 if any_pg.major >= 18 else ""))
     if built == "while loading":
         monkeypatch.setattr(build, "LARGE_TABLE", 0)
     before = site.fingerprint()
@@ -107,6 +158,46 @@ def test_everything_comes_back(any_pg, make_site, storage_root, built, monkeypat
     restore(site, key, storage_root)
 
     assert site.fingerprint() == before
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "ENCODING 'UTF8' LOCALE 'C' LOCALE_PROVIDER icu ICU_LOCALE 'de-DE'",
+        "ENCODING 'UTF8' LOCALE 'C' LOCALE_PROVIDER icu ICU_LOCALE 'und' ICU_RULES '&z < a'",
+        "ENCODING 'UTF8' LOCALE 'C' LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'",
+    ],
+    ids=["icu", "icu with rules", "builtin"],
+)
+def test_a_database_keeps_its_locale_and_what_is_sorted_by_it(
+    any_pg, make_site, storage_root, extra
+):
+    if ("RULES" in extra and any_pg.major < 16) or ("builtin" in extra and any_pg.major < 17):
+        pytest.skip("not in this version")
+    try:
+        site = make_site(any_pg, extra=extra)
+    except psycopg2.errors.FeatureNotSupported:
+        pytest.skip("this PostgreSQL was built without ICU")
+    site.run("CREATE TABLE word AS SELECT unnest(ARRAY['Zebra', 'äffin', 'apfel', 'b']) AS word")
+    if "icu" in extra:
+        site.run(
+            "CREATE COLLATION swedish (provider = icu, locale = 'sv-SE', deterministic = false);"
+            " ALTER TABLE word ADD COLUMN swede text COLLATE swedish;"
+            " CREATE INDEX ON word (swede)"
+        )
+    site.run("CREATE INDEX ON word (word)")
+    query = "SELECT array_agg(word ORDER BY word) FROM word"
+    before, properties, words = site.fingerprint(), site.database_properties(), site.run(query)
+    key = take(site, storage_root)
+    site.run("DROP TABLE word")
+
+    restore(site, key, storage_root, reversible=True)
+
+    assert properties["provider"] == ("i" if "icu" in extra else "b")
+    assert properties["locale"]
+    assert site.database_properties() == properties
+    assert site.fingerprint() == before
+    assert site.run(query) == words
 
 
 def test_indexes_of_a_large_table_are_built_while_later_ones_load(make_site, storage_root):
@@ -250,3 +341,71 @@ def test_objects_of_an_extension_come_back(pg18, make_site, storage_root):
     restore(site, key, storage_root, user="postgres")
 
     assert site.fingerprint() == before
+
+
+@pytest.mark.skipif(18 not in available(), reason="needs the programs of PostgreSQL 18")
+@pytest.mark.parametrize("major", [m for m in available() if m < 17])
+def test_newer_programs_restore_on_an_older_server_with_indexes_built_meanwhile(
+    servers, make_project, recorder, major
+):
+    project = make_project(servers.get(major))
+    programs = recorder(servers.get(18))
+    project.settings["PGCLONE_BIN_DIR"] = str(programs.path)
+    project.run(
+        "CREATE TABLE a_large AS SELECT i AS id, md5(i::text) || md5((-i)::text) AS text"
+        " FROM generate_series(1, 90000) AS i; CREATE INDEX a_large_id ON a_large (id);"
+        " CREATE INDEX a_large_text ON a_large (text)"
+    )
+    before = project.fingerprint()
+    key = project.pgclone("dump").ok().lines[0]
+    project.run("DROP TABLE a_large")
+
+    restored = project.pgclone("restore", key, "--json").ok()
+
+    assert restored.json()["tolerated"] == ["SET transaction_timeout = 0;"]
+    assert "SET transaction_timeout = 0;" in restored.stderr
+    assert project.fingerprint() == before
+    # Each index of the large table had a program of its own.
+    contents = read_contents(DumpStore(f"{project.storage_root}/"), DumpKey.parse(key))
+    indexes = {e.dump_id for e in contents.entries if e.name.startswith("a_large_")}
+    arguments = " ".join(each for call in programs.calls("pg_restore") for each in call.argv)
+    assert len(indexes) == 2
+    assert indexes <= {int(number) for number in re.findall(r"/(\d+)\.list", arguments)}
+
+
+def test_a_tablespace_that_is_not_here_is_named_and_its_tables_lie_in_the_database_s_own(
+    own_pg, make_project
+):
+    server = own_pg()
+    project = make_project(server)
+    for name in ("fast", "other"):
+        place = server.path / name
+        place.mkdir()
+        if server.user is not None:
+            os.chown(place, pwd.getpwnam(server.user).pw_uid, -1)
+        server.admin(f"CREATE TABLESPACE {name} LOCATION '{place}'")
+        server.admin(f"GRANT CREATE ON TABLESPACE {name} TO app")
+    project.run(
+        "CREATE TABLE quick (id integer PRIMARY KEY USING INDEX TABLESPACE other) TABLESPACE fast;"
+        " INSERT INTO quick VALUES (1)"
+    )
+    lies_in = (
+        "SELECT c.relname, t.spcname FROM pg_class c LEFT JOIN pg_tablespace t"
+        " ON t.oid = c.reltablespace WHERE c.relname LIKE 'quick%' ORDER BY 1"
+    )
+    key = project.pgclone("dump").ok().lines[0]
+
+    plan = project.pgclone("restore", key, "--plan", "--json").ok().json()
+    assert (plan["tablespaces"], plan["left_out"]) == (["fast", "other"], [])
+    result = project.pgclone("restore", key, "--json").ok().json()
+    assert result["left_out"] == []
+    assert project.run(lies_in) == [("quick", "fast"), ("quick_pkey", "other")]
+
+    server.admin("REVOKE CREATE ON TABLESPACE fast FROM app")
+    named = ["TABLESPACE fast", "TABLESPACE other"]
+    plan = project.pgclone("restore", key, "--plan", "--json").ok().json()
+    assert plan["left_out"] == named
+    result = project.pgclone("restore", key, "--json").ok().json()
+    assert result["left_out"] == named
+    assert project.run(lies_in) == [("quick", None), ("quick_pkey", None)]
+    assert project.run("SELECT * FROM quick") == [(1,)]

@@ -220,7 +220,8 @@ _CATALOG = {
         SELECT a.attrelid::regclass::text,
             row_number() OVER (PARTITION BY a.attrelid ORDER BY a.attnum), a.attname,
             format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
-            a.attstorage, l.collname, pg_get_expr(d.adbin, d.adrelid),
+            a.attstorage, l.collname, pg_get_expr(d.adbin, d.adrelid), a.attstattarget,
+            a.attoptions, a.attislocal, a.attinhcount, to_jsonb(a) ->> 'attcompression',
             (SELECT array_agg(x::text ORDER BY x::text) FROM unnest(a.attacl) x)
         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
         JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -232,10 +233,12 @@ _CATALOG = {
         SELECT coalesce(nullif(o.conrelid, 0)::regclass::text, o.contypid::regtype::text),
             o.conname, o.contype, o.convalidated, pg_get_constraintdef(o.oid)
         FROM pg_constraint o JOIN pg_namespace n ON n.oid = o.connamespace
-        WHERE {_USER_SCHEMA} AND o.contype NOT IN ('n', 't')""",
+        WHERE {_USER_SCHEMA} AND o.contype <> 't'""",
     "indexes": f"""
         SELECT pg_get_indexdef(i.indexrelid), i.indisvalid, i.indisclustered, i.indisreplident,
-            h.inhparent::regclass::text
+            h.inhparent::regclass::text, c.reloptions,
+            (SELECT array_agg(a.attstattarget ORDER BY a.attnum) FROM pg_attribute a
+             WHERE a.attrelid = c.oid)
         FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
         JOIN pg_namespace n ON n.oid = c.relnamespace
         LEFT JOIN pg_inherits h ON h.inhrelid = i.indexrelid
@@ -244,6 +247,49 @@ _CATALOG = {
         SELECT format('%I.%I', schemaname, sequencename), sequenceowner, data_type::text,
             start_value, min_value, max_value, increment_by, cycle, cache_size, last_value
         FROM pg_sequences""",
+    "sequences of columns": """
+        SELECT d.objid::regclass::text, d.refobjid::regclass::text, a.attname, d.deptype
+        FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S'
+        JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+            AND d.deptype IN ('a', 'i')""",
+    "rules": f"""
+        SELECT c.oid::regclass::text, r.rulename, r.ev_enabled, pg_get_ruledef(r.oid)
+        FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE {_USER_SCHEMA} AND r.rulename <> '_RETURN'""",
+    "statistics": f"""
+        SELECT pg_get_statisticsobjdef(s.oid), pg_get_userbyid(s.stxowner), s.stxstattarget
+        FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace
+        WHERE {_USER_SCHEMA}""",
+    "collations": f"""
+        SELECT format('%I.%I', n.nspname, l.collname), pg_get_userbyid(l.collowner),
+            l.collprovider, l.collisdeterministic, l.collcollate, l.collctype,
+            coalesce(to_jsonb(l) ->> 'colllocale', to_jsonb(l) ->> 'colliculocale')
+        FROM pg_collation l JOIN pg_namespace n ON n.oid = l.collnamespace
+        WHERE {_USER_SCHEMA}""",
+    "operators": f"""
+        SELECT o.oid::regoperator::text, o.oprcode::text, pg_get_userbyid(o.oprowner)
+        FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace
+        WHERE {_USER_SCHEMA}""",
+    "casts": """
+        SELECT castsource::regtype::text, casttarget::regtype::text, castfunc::regproc::text,
+            castcontext
+        FROM pg_cast WHERE oid >= 16384""",
+    "text search": f"""
+        SELECT format('%I.%I', n.nspname, f.cfgname), pg_get_userbyid(f.cfgowner),
+            m.maptokentype, m.mapseqno, m.mapdict::regdictionary::text
+        FROM pg_ts_config f JOIN pg_namespace n ON n.oid = f.cfgnamespace
+        LEFT JOIN pg_ts_config_map m ON m.mapcfg = f.oid
+        WHERE {_USER_SCHEMA}""",
+    "foreign servers": """
+        SELECT s.srvname, pg_get_userbyid(s.srvowner), w.fdwname, s.srvoptions,
+            (SELECT array_agg(concat_ws(' ', m.usename, o) ORDER BY m.usename, o)
+             FROM pg_user_mappings m, unnest(m.umoptions) o WHERE m.srvid = s.oid)
+        FROM pg_foreign_server s JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw""",
+    "foreign tables": """
+        SELECT t.ftrelid::regclass::text, s.srvname, t.ftoptions
+        FROM pg_foreign_table t JOIN pg_foreign_server s ON s.oid = t.ftserver""",
     "views": f"""
         SELECT c.oid::regclass::text, pg_get_viewdef(c.oid)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -9,6 +9,7 @@ import random
 import re
 import struct
 import subprocess
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -352,6 +353,47 @@ def test_f24_a_length_that_cannot_be_is_refused_before_anything_is_read_for_it()
     with pytest.raises(IntegrityError, match="table of contents"):
         OpenedArchive(source)
     assert source.taken < 1_000_000
+
+
+def text(value: str) -> bytes:
+    return number(len(value)) + value.encode()
+
+
+def large_objects(count: int) -> bytes:
+    """An archive as version 15 of pg_dump makes it: an entry for each large object."""
+    nothing = b"\1" + struct.pack("<I", 1)
+    entries = (
+        number(number_of)
+        + number(0)
+        + b"".join(map(text, ("2613", str(16_000 + number_of), str(16_000 + number_of), "BLOB")))
+        + number(2)
+        + text(f"SELECT pg_catalog.lo_create('{16_000 + number_of}');\n")
+        + text(f"SELECT pg_catalog.lo_unlink('{16_000 + number_of}');\n")
+        + b"".join(map(text, ("", "", "", "", "app", "false")))
+        + nothing
+        + bytes(9)
+        for number_of in range(1, count + 1)
+    )
+    header = crafted(2)[: -len(number(0))] + b"db" + text("15.1") + text("15.1")
+    return header + number(count) + b"".join(entries)
+
+
+def test_an_archive_of_very_many_large_objects_needs_little_memory() -> None:
+    count = 10_000
+    source = Source(large_objects(count))
+    tracemalloc.start()
+    try:
+        with contextlib.closing(OpenedArchive(source)) as archive:
+            _now, peak = tracemalloc.get_traced_memory()
+            contents = archive.contents
+    finally:
+        tracemalloc.stop()
+    assert contents is not None
+    assert list(contents.outline.ids) == list(range(1, count + 1))
+    assert contents.outline.kinds == {"BLOB": count}
+    assert contents.entries == ()
+    # Whole entries would take several times as much.
+    assert peak < 1_500_000
 
 
 def test_a_long_text_is_read_in_linear_time(archive: bytes) -> None:

@@ -14,6 +14,7 @@ from pgclone_admin.core.judge import (
     LONGEST_ERROR,
     ErrorCollector,
     RestoreError,
+    split_statements,
 )
 from pgclone_admin.core.process import Child
 from pgclone_admin.core.programs import Command
@@ -124,6 +125,33 @@ def test_what_is_no_error_is_left_aside() -> None:
     assert collector.errors == []
     assert not collector.went_on_to_the_end
     assert not collector.is_hopeless
+
+
+def test_grants_that_the_server_only_warns_of_are_listed_once_each() -> None:
+    collector = collect(
+        'pg_restore: creating FUNCTION "public.f()"\n'
+        "pg_restore: WARNING:  something about a function\n"
+        'pg_restore: creating ACL "public.FUNCTION f()"\n'
+        'pg_restore: WARNING:  no privileges were granted for "f"\n'
+        'pg_restore: WARNING:  no privileges were granted for "f"\n'
+        'pg_restore: creating DEFAULT ACL "s.DEFAULT PRIVILEGES FOR TABLES"\n'
+        "pg_restore: ADVERTENCIA:  en otra lengua\n"
+        'pg_restore: creating ACL "public.TABLE t"\n'
+        "pg_restore: warning: said by pg_restore itself\n"
+    )
+    assert list(collector.skipped_grants) == [
+        'ACL "public.FUNCTION f()" (no privileges were granted for "f")',
+        'DEFAULT ACL "s.DEFAULT PRIVILEGES FOR TABLES" (en otra lengua)',
+    ]
+    assert collector.errors == []
+
+
+def test_the_grants_of_one_entry_are_told_apart() -> None:
+    commands = 'GRANT SELECT ON TABLE "a; b" TO x;\nREVOKE ALL ON TABLE c FROM y;\n\n'
+    assert split_statements(commands) == [
+        'GRANT SELECT ON TABLE "a; b" TO x;',
+        "REVOKE ALL ON TABLE c FROM y;",
+    ]
 
 
 def test_f54_the_message_of_an_error_is_shown_without_the_password() -> None:
