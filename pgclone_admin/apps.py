@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
+from django.db.backends.signals import connection_created
 
 
 class PgcloneAdminConfig(AppConfig):
@@ -10,4 +11,7 @@ class PgcloneAdminConfig(AppConfig):
     verbose_name = "Dumps and restores"
 
     def ready(self) -> None:
-        from . import checks  # noqa: F401, PLC0415 - registers itself once apps are there
+        # checks registers itself, once apps are there.
+        from . import checks, signals  # noqa: F401, PLC0415
+
+        connection_created.connect(signals.notice_swap, dispatch_uid="pgclone_admin")

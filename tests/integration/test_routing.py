@@ -12,8 +12,6 @@ import io
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pgconnection
 import psycopg2
@@ -31,31 +29,6 @@ from tests.project.people.models import Note, Person
 from .operations import label
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
-
-Databases = dict[str, dict[str, Any]]
-
-
-@pytest.fixture
-def install(django_db_blocker: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable]:
-    """Makes a mapping the DATABASES of this process until the test ends."""
-
-    def close() -> None:
-        for alias in list(connections.settings):
-            with contextlib.suppress(AttributeError):
-                getattr(connections._connections, alias).close()
-                del connections[alias]
-
-    def use(databases: Any) -> None:
-        close()
-        monkeypatch.setattr("django.conf.settings.DATABASES", databases)
-        monkeypatch.setitem(
-            connections.__dict__, "settings", connections.configure_settings(databases)
-        )
-
-    close()
-    with django_db_blocker.unblock():
-        yield use
-        close()
 
 
 @pytest.fixture(params=["pgconnection", "plain"])
@@ -370,12 +343,11 @@ def test_configure_copies_and_gives_what_pgconnection_accepts(site):
     assert isinstance(configured, SharedDatabases)
     assert isinstance(configured, _Databases)
     assert dict(configured)["default"]["NAME"] == site.name
-    assert set(configured["default"]["OPTIONS"]) == {"cursor_factory"}
+    assert set(configured["default"]["OPTIONS"]) == {"cursor_factory", "connection_factory"}
 
 
 def test_with_psycopg_3_the_mapping_is_left_alone(site, monkeypatch):
-    monkeypatch.setitem(sys.modules, "psycopg", types.ModuleType("psycopg"))
-    sys.modules["psycopg"].__spec__ = types.SimpleNamespace(name="psycopg")
+    monkeypatch.setattr("django.db.backends.postgresql.psycopg_any.is_psycopg3", True)
     given = {"default": site.dsn_dict()}
     assert configure(given) is given
 

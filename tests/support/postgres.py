@@ -179,6 +179,8 @@ class PostgresServer:
         self._admin_connection: psycopg2.extensions.connection | None = None
         self.templates: dict[str, str] = {}
         """Session-cached template databases, by what they hold."""
+        self.environment: dict[str, str] = {}
+        """Further variables of the server's own process, from its next start on."""
 
     def __repr__(self) -> str:
         return f"<PostgresServer {self.major} port={self.port}>"
@@ -208,7 +210,8 @@ class PostgresServer:
         return {"user": self.user, "group": pwd.getpwnam(self.user).pw_gid, "extra_groups": []}
 
     def _environment(self) -> dict[str, str]:
-        return {"PATH": f"{self.bin_dir}:/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+        path = f"{self.bin_dir}:/usr/bin:/bin"
+        return {"PATH": path, "LC_ALL": "C", "TZ": "UTC", **self.environment}
 
     def create(self) -> None:
         """Make the data folder, start, and create the roles."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -21,10 +23,17 @@ class Login:
 
 
 class LoginServer:
-    """Asks every client for its password in clear text, keeps it, and refuses the login."""
+    """Asks every client for its password in clear text, keeps it, and refuses the login.
 
-    def __init__(self) -> None:
+    ``refusals`` are the fields of its errors by their letters, one for each client; the last is
+    used again and again.
+    """
+
+    def __init__(self, *refusals: Mapping[str, str], encoding: str = "utf-8") -> None:
         self.logins: list[Login] = []
+        errors = refusals or ({"S": "FATAL", "C": "28000", "M": REFUSAL},)
+        self._refusals = itertools.chain(errors, itertools.repeat(errors[-1]))
+        self._encoding = encoding
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = str(self._socket.getsockname()[1])
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -68,7 +77,8 @@ class LoginServer:
         connection.sendall(b"R" + struct.pack("!II", 8, 3))
         if connection.recv(1) == b"p":
             login.password = _message(connection).rstrip(b"\0").decode()
-        fields = f"SFATAL\0C28000\0M{REFUSAL}\0\0".encode()
+        said = "".join(f"{letter}{text}\0" for letter, text in next(self._refusals).items())
+        fields = f"{said}\0".encode(self._encoding)
         connection.sendall(b"E" + struct.pack("!I", 4 + len(fields)) + fields)
 
 

@@ -1,22 +1,36 @@
-"""Sending Django's connections elsewhere: which settings each thread and alias has. That queries
-arrive at the right database is tested with servers."""
+"""Sending Django's connections elsewhere: which settings each thread and alias has, and when a
+connection is tried again. That queries arrive at the right database is tested with servers."""
 
 from __future__ import annotations
 
-import importlib.util
+import copy
+import functools
+import pickle
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pgconnection
+import psycopg2
+import psycopg2.extensions
 import pytest
 from django.conf import settings as django_settings
+from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connections
 from pgconnection.core import _Databases
 
+from pgclone_admin import routing
 from pgclone_admin.core.errors import HookFailed
-from pgclone_admin.routing import SharedDatabases, configure, route, uses_pgconnection
+from pgclone_admin.routing import (
+    SharedDatabases,
+    configure,
+    connect_again,
+    connects_again,
+    route,
+    uses_pgconnection,
+)
 from tests.unit.helpers import SetDatabases, alias_settings, three_aliases
 from tests.unit.login_server import REFUSAL, LoginServer
 
@@ -94,11 +108,7 @@ def test_with_psycopg_3_the_settings_are_returned_as_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Stands in for a site that has psycopg 3 installed.
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        "importlib.util.find_spec",
-        lambda name, package=None: object() if name == "psycopg" else find(name, package),
-    )
+    monkeypatch.setattr("django.db.backends.postgresql.psycopg_any.is_psycopg3", True)
     databases = three_aliases()
     assert configure(databases) is databases
 
@@ -246,3 +256,240 @@ def test_a_connection_that_the_block_opened_is_closed_at_its_end(way: str) -> No
         routed = connections["default"]
         routed.close = lambda: closed.append(routed.alias)  # type: ignore[method-assign]
     assert closed == ["default"]
+
+
+def test_what_django_remembers_of_one_database_is_not_used_on_the_other(way: str) -> None:
+    ContentType.objects._add_to_cache("default", ContentType(pk=1, app_label="a", model="live"))
+    with route("default", "live"):  # the same one
+        assert ContentType.objects._cache
+    with route("default", "live__temp"):
+        assert not ContentType.objects._cache
+        ContentType.objects._add_to_cache("default", ContentType(pk=2, app_label="a", model="temp"))
+    assert not ContentType.objects._cache
+
+
+# -- connecting again -----------------------------------------------------------------------------
+
+PREFIX = 'connection to server at "db" (127.0.0.1), port 5432 failed: FATAL:  '
+RENAMED = "DETAIL:  It seems to have just been dropped or renamed.\n"
+
+SWAP = {
+    "after the wait": f'{PREFIX}database "db" does not exist\n{RENAMED}',
+    "an old libpq": f'FATAL:  database "db" does not exist\n{RENAMED}',
+    "another host before": f'connection to server at "db" (::1), port 5432 failed: refused\n'
+    f'\tIs the server running?\n{PREFIX}database "db" does not exist\n{RENAMED}',
+    "just let in": f"{PREFIX}terminating connection due to administrator command\n",
+}
+
+PERHAPS_A_SWAP = {
+    "German": f"{PREFIX}Datenbank »db« existiert nicht\n"
+    "DETAIL:  Sie wurde anscheinend gerade gelöscht oder umbenannt.\n",
+    "French": f"{PREFIX}la base de données «\u00a0db\u00a0» n'existe pas\n"
+    "DÉTAIL : Cet objet semble avoir été tout juste supprimé ou renommé.\n",
+    "Russian": f'{PREFIX.replace("FATAL", "ВАЖНО")}база данных "db" не существует\n'
+    "ПОДРОБНОСТИ:  Похоже, она только что была удалена или переименована.\n",
+    "Japanese": f'{PREFIX}データベース"db"は存在しません\n'
+    "DETAIL:  削除またはリネームされたばかりのようです。\n",
+    "signs lost": f"{PREFIX}Datenbank ?db? existiert nicht\nDETAIL:  Sie wurde gerade gel?scht.\n",
+}
+
+NO_SWAP = {
+    "missing": f'{PREFIX}database "db" does not exist\n',
+    "missing, in German": f"{PREFIX}Datenbank »db« existiert nicht\n",
+    "wrong password, of a role with the name": f"{PREFIX}password authentication failed for user"
+    ' "db"\n',
+    "wrong password, with TLS and without": 2
+    * f'{PREFIX}password authentication failed for user "db"\n',
+    "not in pg_hba.conf, with TLS and without": f'{PREFIX}no entry for user "a", database "db", SSL'
+    f' encryption\n{PREFIX}no entry for user "a", database "db", no encryption\n',
+    "full": f"{PREFIX}sorry, too many clients already\n",
+    "starting": f"{PREFIX}the database system is starting up\n",
+    "down": 'connection to server at "db" (127.0.0.1), port 5432 failed: Connection refused\n'
+    "\tIs the server running on that host and accepting TCP/IP connections?\n",
+    "unknown host": 'could not translate host name "db" to address: Name or service not known\n',
+    "part of another name": f"{PREFIX}Datenbank »db_2« existiert nicht\nDETAIL:  Etwas.\n",
+}
+
+
+class Server:
+    """A ``connection_factory`` that fails with the messages given, the last one for ever."""
+
+    def __init__(self, *messages: str) -> None:
+        self.messages = list(messages)
+        self.attempts: list[tuple[str, dict[str, Any]]] = []
+
+    def __call__(self, dsn: str, **keywords: Any) -> str:
+        self.attempts.append((dsn, keywords))
+        message = self.messages.pop(0) if len(self.messages) > 1 else self.messages[0]
+        if not message:
+            return "connected"
+        raise psycopg2.OperationalError(message)
+
+
+def seconds(server: Server, dsn: str = "dbname=db user=a") -> float:
+    """How long a connection is tried that fails for good."""
+    started = time.monotonic()
+    with pytest.raises(psycopg2.OperationalError) as caught:
+        connect_again(dsn, factory=server)
+    assert str(caught.value) == server.messages[-1]
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("kind", SWAP)
+def test_a_connection_is_tried_again_while_the_database_is_swapped(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of the dsn nothing is needed where the server speaks English.
+    server = Server(*[SWAP[kind]] * 4, "")
+    assert connect_again("service=shop", factory=server) == "connected"
+    assert len(server.attempts) == 5
+    monkeypatch.setattr(routing, "PATIENCE", 0.35)
+    assert 0.35 <= seconds(Server(SWAP[kind])) < 0.8
+
+
+@pytest.mark.parametrize("kind", PERHAPS_A_SWAP)
+def test_a_server_that_speaks_another_language_is_understood(kind: str) -> None:
+    server = Server(PERHAPS_A_SWAP[kind], PERHAPS_A_SWAP[kind], "")
+    assert connect_again("dbname=db", factory=server) == "connected"
+    assert len(server.attempts) == 3
+
+
+@pytest.mark.parametrize("kind", PERHAPS_A_SWAP)
+def test_what_only_looks_like_a_swap_fails_within_half_a_second(kind: str) -> None:
+    server = Server(PERHAPS_A_SWAP[kind])
+    assert 0.1 <= seconds(server) < 0.5
+    assert len(server.attempts) == 3
+
+
+@pytest.mark.parametrize("kind", NO_SWAP)
+def test_every_other_error_is_raised_at_once(kind: str) -> None:
+    server = Server(NO_SWAP[kind])
+    assert seconds(server) < 0.1
+    assert len(server.attempts) == 1
+
+
+def test_an_error_that_follows_the_swap_is_raised_at_once() -> None:
+    server = Server(SWAP["after the wait"], NO_SWAP["missing"])
+    assert seconds(server) < 0.1
+    assert len(server.attempts) == 2
+
+
+def test_the_role_is_the_name_of_the_database_where_none_is_given() -> None:
+    server = Server(PERHAPS_A_SWAP["German"])
+    seconds(server, "user=db")
+    assert len(server.attempts) == 3
+    for name in ("", "a'b"):
+        server = Server(PERHAPS_A_SWAP["German"])
+        seconds(server, psycopg2.extensions.make_dsn(dbname=name, user="a"))
+        assert len(server.attempts) == 1
+
+
+def test_a_name_of_any_signs_is_found_in_the_message() -> None:
+    for name in ("my.shop (1)", "Lädchen", "a:  b", '"', "$x^"):
+        message = f"FATAL:  Datenbank »{name}« existiert nicht\nDETAIL:  Umbenannt.\n"
+        server = Server(message)
+        seconds(server, psycopg2.extensions.make_dsn(dbname=name))
+        assert len(server.attempts) == 3, name
+
+
+def test_everything_that_psycopg2_says_reaches_the_factory_each_time() -> None:
+    server = Server(SWAP["after the wait"], "")
+    connect_again("dbname=db", factory=server, async_=True)
+    assert server.attempts == [("dbname=db", {"async_": True})] * 2
+
+
+GERMAN = {
+    "S": "FATAL",
+    "C": "3D000",
+    "M": "Datenbank »live« existiert nicht",
+    "D": "Sie wurde anscheinend gerade gelöscht oder umbenannt.",
+}
+
+
+def test_psycopg2_and_django_use_it(set_databases: SetDatabases) -> None:
+    with LoginServer(GERMAN) as server:
+        set_databases(configure(three_aliases(PORT=server.port)))
+        with pytest.raises(OperationalError, match="Datenbank »live« existiert nicht"):
+            connections["default"].ensure_connection()
+    assert len(server.logins) == 3
+
+
+def test_a_message_in_another_encoding_is_understood_too(set_databases: SetDatabases) -> None:
+    # psycopg2 raises UnicodeDecodeError in place of the error then.
+    with LoginServer(GERMAN, GERMAN, NO_MORE, encoding="latin-1") as server:
+        set_databases(configure(three_aliases(PORT=server.port)))
+        with pytest.raises(OperationalError, match="no more"):
+            connections["default"].ensure_connection()
+    assert len(server.logins) == 3
+
+
+NO_MORE = {"S": "FATAL", "C": "53300", "M": "no more"}
+
+
+def test_a_route_tries_again_as_well(set_databases: SetDatabases) -> None:
+    german = GERMAN | {"M": "Datenbank »live__temp« existiert nicht"}
+    with LoginServer(german, NO_MORE) as server:
+        set_databases(configure(three_aliases(PORT=server.port)))
+        with route("default", "live__temp"), pytest.raises(OperationalError, match="no more"):
+            connections["default"].ensure_connection()
+    assert [login.startup["database"] for login in server.logins] == ["live__temp"] * 2
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "django.db.backends.postgresql",
+        "django.contrib.gis.db.backends.postgis",
+        "django_prometheus.db.backends.postgresql",
+        "django_tenants.postgresql_backend",
+    ],
+)
+def test_every_engine_of_postgresql_connects_again(engine: str) -> None:
+    databases = configure({"default": alias_settings("live", ENGINE=engine)})
+    assert databases["default"]["OPTIONS"]["connection_factory"] is connect_again
+
+
+class Own(psycopg2.extensions.connection):
+    """A factory of the project."""
+
+
+def test_the_factory_of_the_project_is_kept() -> None:
+    given = {"default": alias_settings("live", OPTIONS={"connection_factory": Own})}
+    made = configure(given)["default"]["OPTIONS"]["connection_factory"]
+    assert (made.func, made.keywords) == (connect_again, {"factory": Own})
+    assert given["default"]["OPTIONS"]["connection_factory"] is Own
+    for factory in (connect_again, made):
+        again = {"default": alias_settings("live", OPTIONS={"connection_factory": factory})}
+        kept = configure(again)["default"]["OPTIONS"]["connection_factory"]
+        assert getattr(kept, "keywords", {}) == getattr(factory, "keywords", {})
+
+
+def test_it_is_known_whether_connections_are_tried_again() -> None:
+    assert connects_again({"connection_factory": connect_again})
+    assert connects_again({"connection_factory": functools.partial(connect_again, factory=Own)})
+    assert not connects_again({})
+    assert not connects_again({"connection_factory": Own})
+    assert not connects_again({"connection_factory": functools.partial(Own)})
+
+
+@pytest.mark.parametrize("options", [{}, {"connection_factory": Own}])
+def test_settings_with_it_can_be_copied_and_handed_to_another_process(
+    options: dict[str, Any],
+) -> None:
+    # As routes, test runs in several processes and this app do.
+    configured = configure({"default": alias_settings("live", OPTIONS=options)})["default"]
+    for same in (copy.deepcopy(configured), pickle.loads(pickle.dumps(configured))):
+        assert connects_again(same["OPTIONS"])
+        assert set(same["OPTIONS"]) == {"cursor_factory", "connection_factory"}
+
+
+def test_the_shell_of_the_database_does_not_meet_it(set_databases: SetDatabases) -> None:
+    plain, ours = three_aliases(), configure(three_aliases())
+    commands = []
+    for databases in (plain, ours):
+        set_databases(databases)
+        connection = connections["default"]
+        commands.append(
+            connection.client.settings_to_cmd_args_env(connection.settings_dict, ["-c", "x"])
+        )
+    assert commands[0] == commands[1]
