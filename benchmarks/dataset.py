@@ -234,7 +234,8 @@ def facts(server: BenchmarkServer, name: str) -> Facts:
             " AND connamespace = 'public'::regnamespace"
         )
         constraints = _number(cursor.fetchone())
-        events = EVENTS if EVENTS in {table for table, _count in counts} else LAST_NAME
+        names = {table for table, _count in counts}
+        events = EVENTS if f"public.{EVENTS}" in names else LAST_NAME
         cursor.execute(
             "SELECT (SELECT sum(hashtextextended(o::text, 0)) FROM shop_order AS o)"
             f" + (SELECT sum(hashtextextended(e::text, 0)) FROM {events} AS e WHERE id % 10 = 0)"

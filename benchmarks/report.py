@@ -20,6 +20,7 @@ TITLES = {
     "restore-s3": "Restore from S3",
     "restore-last": "The largest table last",
     "memory": "Memory",
+    "swap": "The swap",
 }
 
 

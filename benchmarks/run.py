@@ -18,7 +18,7 @@ from tests.support import processes
 from tests.support.postgres import available
 from tests.support.s3 import Bucket, S3Server
 
-from . import dataset, report
+from . import dataset, report, swaps
 from .cases import GROUPS, ROOT, SOURCE, Bench
 from .measure import CommandFailed, Outcome
 from .servers import BenchmarkServer
@@ -56,10 +56,15 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--only",
         default=",".join(GROUPS),
-        help=f"some of {', '.join(GROUPS)}, separated by commas; 'none' with --memory",
+        help=f"some of {', '.join(GROUPS)}, separated by commas; 'none' with --memory or --swap",
     )
     parser.add_argument(
         "--memory", action="store_true", help="measure memory, too, on 0.2 and on 2 GB"
+    )
+    parser.add_argument(
+        "--swap",
+        action="store_true",
+        help="measure swaps under load, too (with --only none: alone)",
     )
     parser.add_argument("--dbbackup", action="store_true", help="add django-dbbackup to dump-file")
     parser.add_argument(
@@ -158,6 +163,10 @@ def benchmark(options: argparse.Namespace, folder: Path) -> int:
         if options.memory:
             section, reached = measure_memory(options, server, bucket, folder)
             sections["memory"] = section
+            goals += reached
+        if options.swap:
+            section, reached = measure_swaps(options, server)
+            sections["swap"] = section
             goals += reached
     for name, section in sections.items():
         print(f"\n## {report.TITLES[name]}\n\n{section}")
@@ -265,6 +274,18 @@ def probe_memory(bench: Bench, work: str, name: str, size: float, rounds: int) -
         highest.append(measured.highest)
         client.append(measured.client)
     return report.MemoryUse(work, size, min(loaded), max(highest), max(client))
+
+
+def measure_swaps(
+    options: argparse.Namespace, server: BenchmarkServer
+) -> tuple[str, list[report.Goal]]:
+    """Swaps under clients that write, and what they waited for and lost."""
+    results = swaps.measure(server)
+    caption = (
+        f"PostgreSQL {server.version} with fsync {options.fsync}; {report.machine()}."
+        f"{note(options)}"
+    )
+    return swaps.section(results, caption), swaps.goals(results)
 
 
 def versions(options: argparse.Namespace) -> str:

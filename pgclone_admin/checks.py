@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings as django_settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error, Tags, register
@@ -13,7 +14,7 @@ from pgconnection.core import _Databases
 from .core.errors import PgcloneError
 from .hooks import load_hooks
 from .options import Arguments, configuration_names, resolve
-from .routing import SharedDatabases
+from .routing import SharedDatabases, connects_again
 from .settings import VERSION_1_HOOK_SETTINGS, Settings, settings
 
 
@@ -45,10 +46,7 @@ def check_routing(**_kwargs: Any) -> list[CheckMessage]:
                 id="pgclone_admin.E001",
             )
         )
-    # Imported late: on a site without psycopg the import itself would fail.
-    from django.db.backends.postgresql.psycopg_any import is_psycopg3  # noqa: PLC0415
-
-    if is_psycopg3:
+    if not _uses_psycopg2():
         messages.append(
             Error(
                 "django-pgconnection cannot work with psycopg 3, which Django uses here",
@@ -58,6 +56,71 @@ def check_routing(**_kwargs: Any) -> list[CheckMessage]:
             )
         )
     return messages
+
+
+@register(Tags.database)
+def check_connecting(**_kwargs: Any) -> list[CheckMessage]:
+    """What connects during a swap succeeds.
+
+    With psycopg 3 nothing is said: it lets nobody see a connection that failed.
+    """
+    databases = connections.databases
+    is_ours = isinstance(databases, SharedDatabases)
+    is_an_error = isinstance(databases, _Databases) and not is_ours
+    if is_an_error or not _uses_psycopg2():
+        return []
+    impatient = [
+        alias for alias, found in _restored().items() if not connects_again(found["OPTIONS"])
+    ]
+    if not impatient:
+        return []
+    return [
+        checks.Warning(
+            "what connects to a database while a restore is swapped in can fail once: "
+            + ", ".join(impatient),
+            hint='Write "connection_factory": pgclone_admin.routing.connect_again in its OPTIONS.'
+            if is_ours
+            else "Write DATABASES = pgclone_admin.routing.configure({...}).",
+            id="pgclone_admin.W002",
+        )
+    ]
+
+
+@register(Tags.database)
+def check_kept_connections(**_kwargs: Any) -> list[CheckMessage]:
+    """Connections that a swap has ended are noticed before they are used again."""
+    return [
+        checks.Warning(
+            f'connections of the database "{alias}" are kept without being checked: after a '
+            "restore each of them fails once",
+            hint=f'Write "CONN_HEALTH_CHECKS": True in DATABASES["{alias}"].',
+            id="pgclone_admin.W003",
+        )
+        for alias, found in _restored().items()
+        if (found["CONN_MAX_AGE"] != 0 or found["OPTIONS"].get("pool"))
+        and not found["CONN_HEALTH_CHECKS"]
+    ]
+
+
+def _restored() -> dict[str, dict[str, Any]]:
+    """The settings of the databases that a restore may replace."""
+    try:
+        if not settings.allow_restore:
+            return {}
+    except PgcloneError:
+        pass  # that it cannot be read is told by check_settings
+    return {
+        alias: connections[alias].settings_dict
+        for alias in connections
+        if connections[alias].vendor == "postgresql"
+    }
+
+
+def _uses_psycopg2() -> bool:
+    # Imported late: on a site without psycopg the import itself would fail.
+    from django.db.backends.postgresql.psycopg_any import is_psycopg3  # noqa: PLC0415
+
+    return not is_psycopg3
 
 
 @register()
@@ -72,6 +135,34 @@ def check_settings(**_kwargs: Any) -> list[CheckMessage]:
     for config in [None, *configuration_names()]:
         for verb in ("dump", "restore"):
             _collect(messages, lambda c=config, v=verb: _load(c, v), "pgclone_admin.E004")
+    return messages
+
+
+@register(Tags.models)
+def check_kept_apps(**_kwargs: Any) -> list[CheckMessage]:
+    """No relation leads from a kept table to another one, or back."""
+    try:
+        kept = set(settings.keep_apps)
+    except PgcloneError:
+        return []  # told by check_settings
+    messages: list[CheckMessage] = []
+    for model in apps.get_models(include_auto_created=True):
+        for field in model._meta.local_fields if model._meta.managed else ():
+            target = field.related_model
+            if not isinstance(target, type) or not getattr(field, "db_constraint", False):
+                continue
+            ends = {model._meta.app_label, target._meta.app_label}
+            if ends & kept and not ends <= kept:
+                messages.append(
+                    Error(
+                        f"{field} leads from a kept table to another one, or from another one to "
+                        "a kept one",
+                        hint="A restore replaces one and keeps the other. Take the app out of "
+                        "PGCLONE_KEEP_APPS, add the other one, or use db_constraint=False.",
+                        obj=model,
+                        id="pgclone_admin.E005",
+                    )
+                )
     return messages
 
 

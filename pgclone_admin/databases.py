@@ -55,7 +55,28 @@ def live_name(alias: str) -> str:
 
 def maintenance_params(alias: str) -> ConnectionParams:
     """The maintenance connection to the server of ``alias``."""
+    return _params(settings_of(alias), alias)
+
+
+def standby_candidates(alias: str) -> list[ConnectionParams]:
+    """Maintenance connections of the other aliases that could be a standby of ``alias``: those
+    with the same database name on another server."""
     configured = settings_of(alias)
+
+    def server(of: Mapping[str, Any]) -> tuple[str, str]:
+        return str(of.get("HOST") or ""), str(of.get("PORT") or "")
+
+    candidates = {
+        server(other): _params(other, name)
+        for name in connections
+        if (other := connections[name].settings_dict).get("NAME") == configured["NAME"]
+        and connections[name].vendor == "postgresql"
+        and server(other) != server(configured)
+    }
+    return list(candidates.values())
+
+
+def _params(configured: Mapping[str, Any], alias: str) -> ConnectionParams:
     own: Any = settings.connections.get(alias, {})
     if not isinstance(own, Mapping) or (unknown := set(own) - OVERRIDABLE):
         names = "" if not isinstance(own, Mapping) else ": " + ", ".join(sorted(unknown))

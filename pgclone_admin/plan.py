@@ -11,7 +11,9 @@ from django.db.migrations.loader import MigrationLoader
 
 from .core.archive import Contents, OpenedArchive
 from .core.errors import PgcloneError
+from .core.kept import Keeping, find_kept
 from .core.manifest import Manifest
+from .core.marks import Database
 from .core.names import DumpKey, LocalKey
 from .core.preflight import (
     Check,
@@ -19,9 +21,11 @@ from .core.preflight import (
     RestoreNames,
     TargetChecks,
     check_extensions,
+    left_out,
 )
-from .core.programs import choose_program
+from .core.programs import choose_program, open_flaws, version_without_flaws
 from .core.progress import SilentReporter
+from .core.restore import local_source
 from .core.server import Server
 from .core.streams import ArchiveReader, StoredReader
 from .hooks import CommandHook
@@ -39,6 +43,17 @@ class Obstacle:
 
 
 @dataclass
+class Space:
+    """A database on the disk of the server at the moment when there are most of them."""
+
+    name: str
+    """``live``, ``temporary``, or the key of a local copy."""
+    size: int
+    is_new: bool
+    """Whether the restore makes it; else it is there now."""
+
+
+@dataclass
 class Plan:
     """Sizes are in bytes; ``None`` is what cannot be told."""
 
@@ -52,27 +67,36 @@ class Plan:
     taken_from: str = ""
     restored_size: int | None = None
     live_size: int | None = None
+    space: list[Space] = field(default_factory=list)
+    needed_size: int | None = None
+    """What has to be free on the disk of the server."""
+    peak_size: int | None = None
+    """What there is on it at most, of this database and its copies together."""
+    tablespace: str = ""
+    """Where on the server the database is made; tables may lie elsewhere, see the next."""
+    tablespaces: list[str] = field(default_factory=list)
+    """Those that the dump names for single tables and indexes."""
+    entries: dict[str, int] = field(default_factory=dict)
+    """What the dump holds: how many of each kind of its table of contents."""
     sessions: int = 0
     """Clients that would be sent away by the swap, as of now."""
     keeps: list[str] = field(default_factory=list)
     """Local copies that there would be afterwards."""
     drops: list[str] = field(default_factory=list)
     """Local copies that there would not be any more."""
+    kept: list[str] = field(default_factory=list)
+    """Tables that stay those of the live database, with their rows."""
+    held: bool = False
+    """Whether it stops before the swap."""
     hooks: list[str] = field(default_factory=list)
     migrations: list[str] | None = None
     """Migrations that the hook ``migrate`` would run."""
     unknown_migrations: list[str] = field(default_factory=list)
     """Migrations in the dump that this code does not have: it was made by a newer or other code."""
     left_out: list[str] = field(default_factory=list)
+    """What is in the dump and cannot be made here by this role, by kind and name."""
     warnings: list[str] = field(default_factory=list)
     obstacles: list[Obstacle] = field(default_factory=list)
-
-    @property
-    def peak_size(self) -> int | None:
-        """Bytes that the restore needs on the disk of the server beside what is there."""
-        if self.restored_size is None:
-            return None
-        return self.restored_size * (2 if ":post" in self.keeps else 1)
 
     def collect(self, checks: Iterable[Check]) -> None:
         """Runs every check, also after one that would stop the restore."""
@@ -96,6 +120,11 @@ class Question:
     protected: frozenset[str]
     trust_foreign: bool
     program_directories: list[str]
+    keeping: Keeping = field(default_factory=Keeping)
+    standbys: int = 0
+    """How many standbys have their sessions ended, too."""
+    ignore_standbys: bool = False
+    hold: bool = False
 
 
 def make_plan(
@@ -117,9 +146,19 @@ def make_plan(
         database=names.beside or question.live,
         server=f"{server.params.where}, PostgreSQL {server.version}",
         replaces=live is not None and not names.beside,
+        tablespace=model.tablespace,
         hooks=[hook.name for hook in hooks],
     )
-    target = TargetChecks(server, names, live, model, question.protected)
+    target = TargetChecks(
+        server,
+        names,
+        live,
+        model,
+        question.protected,
+        keeps_parked=question.reversible or isinstance(key, LocalKey),
+        reached_standbys=question.standbys,
+        ignore_standbys=question.ignore_standbys,
+    )
     plan.collect(target.all())
     if not plan.obstacles:
         access = server.params.with_role(server.role_to_take(model.owner))
@@ -132,12 +171,16 @@ def make_plan(
     if live is not None and plan.replaces:
         plan.sessions = len(server.sessions(live.oid))
         _foretell_copies(plan, key, server, names, reversible=question.reversible)
+        plan.held = question.hold
+        _look_at_kept_tables(plan, question, server, live)
     try:
         if isinstance(key, LocalKey):
-            plan.restored_size = server.size(server.existing(key.database_name(question.live)).name)
+            source = server.existing(local_source(key, question.live))
+            plan.restored_size = server.size(source.name)
             plan.taken_from = "a database of the same server"
         else:
-            _examine_dump(plan, question, key, store, server)
+            _examine_dump(plan, question, key, store, server, owner=model.owner)
+        _add_up(plan, key, server, names)
     except PgcloneError as error:
         plan.add(error)
     return plan
@@ -155,24 +198,66 @@ def _foretell_copies(
         plan.drops = [copy for copy, name in copies.items() if server.database(name) is not None]
 
 
+def _look_at_kept_tables(plan: Plan, question: Question, server: Server, live: Database) -> None:
+    if not question.keeping.tables:
+        return
+    access = server.params.with_dbname(live.name).with_role(server.role_to_take(live.owner))
+    try:
+        with access.session() as connection, connection.cursor() as cursor:
+            plan.kept = sorted(str(table.name) for table in find_kept(cursor, question.keeping))
+    except PgcloneError as error:
+        plan.add(error)
+
+
+def _add_up(plan: Plan, key: DumpKey | LocalKey, server: Server, names: RestoreNames) -> None:
+    """What is replaced is dropped only after the swap, so for a while there is all of it."""
+    if plan.restored_size is None:
+        return
+    there = {"live": names.live, ":pre": names.pre, ":post": names.post, ":undo": names.undo}
+    if names.beside:
+        there[plan.database] = names.beside
+    for label, name in there.items():
+        if server.database(name) is not None:
+            plan.space.append(Space(label, server.size(name), is_new=False))
+    plan.space.append(Space("temporary", plan.restored_size, is_new=True))
+    if isinstance(key, DumpKey) and ":post" in plan.keeps:
+        plan.space.append(Space(":post", plan.restored_size, is_new=True))
+    plan.needed_size = sum(space.size for space in plan.space if space.is_new)
+    plan.peak_size = sum(space.size for space in plan.space)
+
+
 def _examine_dump(
-    plan: Plan, question: Question, key: DumpKey, store: DumpStore, server: Server
+    plan: Plan, question: Question, key: DumpKey, store: DumpStore, server: Server, *, owner: str
 ) -> None:
     plan.dump_size = store.size(key)
     plan.taken_at = key.taken_at
     manifest = store.manifest(key)
     plan.collect(DumpChecks(server, key, plan.dump_size, manifest, question.trust_foreign).all())
     contents = read_contents(store, key)
-    if contents is not None:
+    if contents is None:
+        plan.warnings.append(
+            "the archive has a version that is not known here: it is restored in one pass, and "
+            "what is in it cannot be told before"
+        )
+    else:
         plan.taken_from = f'"{contents.database}", PostgreSQL {contents.server_version}'
-        if not server.role()[1]:
-            plan.left_out = sorted(contents.outline.superuser_only.values())
-    choose_program(
+        plan.entries = dict(contents.outline.kinds.most_common())
+        plan.tablespaces = sorted(contents.outline.tablespaces)
+        is_superuser = server.role()[1]
+        with server.connection.cursor() as cursor:
+            found = left_out(cursor, contents, owner=owner, is_superuser=is_superuser)
+        plan.left_out = sorted(found)
+    program = choose_program(
         "pg_restore",
         server_major=server.major,
         directories=question.program_directories,
         oldest=contents.oldest_reader if contents else 0,
     )
+    if (manifest is None or manifest.is_foreign) and (flaws := open_flaws(program)):
+        plan.warnings.append(
+            f"pg_restore {program.version} has {', '.join(flaws)}, by which a dump from elsewhere "
+            f"can run code on this machine: {version_without_flaws(program.major)} has not"
+        )
     plan.collect([lambda: check_extensions(server, contents)])
     if manifest is not None:
         plan.restored_size = manifest.source_size

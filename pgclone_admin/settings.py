@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings as django_settings
 from django.db import DEFAULT_DB_ALIAS
 
@@ -24,6 +25,11 @@ VERSION_1_HOOK_SETTINGS = {
     "PGCLONE_PRE_SWAP_HOOKS": "PRE_SWAP_HOOKS",
 }
 """Names without the prefix, as the documentation of django-pgclone has them."""
+
+
+KEPT_BY_DEFAULT = ("pgclone_admin", "django_q", "sessions")
+
+MOST_DAYS = 36_500
 
 
 class Settings:
@@ -99,6 +105,39 @@ class Settings:
         return _hooks("PGCLONE_PRE_SWAP_HOOKS", ["migrate"])
 
     @property
+    def keep_apps(self) -> list[str]:
+        """PGCLONE_KEEP_APPS: labels of the apps whose tables belong to the running site.
+
+        Their rows are left out of dumps and stay as they are in a restore. By default
+        ``pgclone_admin``, ``django_q`` and ``sessions``, as far as they are installed.
+        """
+        value = _get("KEEP_APPS", None, list, tuple)
+        if value is None:
+            return [label for label in KEPT_BY_DEFAULT if label in apps.app_configs]
+        labels = as_list(value, "PGCLONE_KEEP_APPS")
+        if unknown := [label for label in labels if label not in apps.app_configs]:
+            raise ConfigurationError(
+                f"PGCLONE_KEEP_APPS names apps that are not installed: {', '.join(unknown)}",
+                hint="It holds labels of apps, such as sessions for django.contrib.sessions.",
+            )
+        return labels
+
+    @property
+    def swap_timeout(self) -> int:
+        """PGCLONE_SWAP_TIMEOUT: seconds for which a swap is tried again while the site is too busy
+        for it, 60 by default."""
+        value = _get("SWAP_TIMEOUT", 60, int)
+        if isinstance(value, bool) or value < 0:
+            raise ConfigurationError("PGCLONE_SWAP_TIMEOUT has to be a number of seconds")
+        return int(value)
+
+    @property
+    def ignore_standbys(self) -> bool:
+        """PGCLONE_IGNORE_STANDBYS: whether sessions on standbys that are not in DATABASES may go on
+        reading a database that was replaced, ``False`` by default."""
+        return bool(_get("IGNORE_STANDBYS", False, bool))
+
+    @property
     def conn_db(self) -> str:
         """PGCLONE_CONN_DB: the maintenance database, ``postgres`` by default.
 
@@ -123,6 +162,17 @@ class Settings:
     def lock_timeout(self) -> int | None:
         """PGCLONE_LOCK_TIMEOUT: milliseconds that maintenance work and pg_dump wait for a lock."""
         return _milliseconds("LOCK_TIMEOUT")
+
+    @property
+    def temporary_days(self) -> int:
+        """PGCLONE_TEMPORARY_DAYS: days after which ``pgclone recover`` drops a temporary database
+        that was kept after a failed hook, and a held one; 7 by default."""
+        value = _get("TEMPORARY_DAYS", 7, int)
+        if isinstance(value, bool) or not 0 <= value <= MOST_DAYS:
+            raise ConfigurationError(
+                f"PGCLONE_TEMPORARY_DAYS has to be a number of days from 0 to {MOST_DAYS}"
+            )
+        return int(value)
 
     @property
     def s3_config(self) -> Mapping[str, Any]:
@@ -209,6 +259,11 @@ def parse_codec(text: str) -> Codec:
 def base_dir() -> Path:
     """Where relative paths begin: ``BASE_DIR`` of the project, else the current directory."""
     return Path(getattr(django_settings, "BASE_DIR", None) or Path.cwd())
+
+
+def session_engine() -> str:
+    """The module that keeps the sessions of the project."""
+    return str(django_settings.SESSION_ENGINE)
 
 
 def as_list(value: Any, where: str) -> list[str]:

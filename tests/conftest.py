@@ -18,7 +18,8 @@ A server has ``.run(sql, dbname, user, params)``, ``.connect(dbname, user)``, ``
 ``.program(name)``, ``.version``, ``.fresh_name(prefix)``, ``.create_database()``,
 ``.held_session(dbname)``, ``.table_locked(dbname, '"MyTable"')``, ``.log()``. Roles: ``postgres``,
 ``app`` (CREATEDB, password `CANARY`), ``reader`` (no login), ``other`` (no rights).
-Databases that a test creates, by whatever way, are dropped after it.
+Databases that a test creates, by whatever way, are dropped after it. For a streaming standby of a
+server see `tests.support.standby`.
 
 Databases (function)
 
@@ -41,8 +42,9 @@ Django as a process (function)
                     ``.settings`` (dict to change), ``.storage_root``, ``.files()``,
                     ``.people() .notes() .migrations()`` (``dbname=`` for another database),
                     ``.add_person()``, ``.socket = True``, and all of a site
-``make_project``    ``make_project(server=pg, name=None, upto=None, extra="")``; ``upto="0001"``:
-                    an old database that needs ``migrate``
+``make_project``    ``make_project(server=pg, name=None, upto=None, apps=(), extra="")``;
+                    ``upto="0001"``: an old database that needs ``migrate``; ``apps``: more
+                    installed apps, also in ``.apps``
 ``use_database``    ``use_database(site, alias="default", user="app")`` points Django's connection
                     of *this* process to a database until the test ends
 =================== ============================================================================
@@ -50,7 +52,10 @@ Django as a process (function)
 Hooks of the project: ``good_hook [--text T]`` (a note "T in <database>"), ``failing_hook``,
 ``hang_hook [--query]`` (touches ``<BASE_DIR>/hook-hangs``), ``leaky_hook`` (tells the password),
 ``where_am_i [--database A]``. Models to exclude: ``people.Note`` is "MyTable", ``people.Secret``
-is "my.tab ü" and holds `SECRET_ROW`.
+is "my.tab ü" and holds `SECRET_ROW`. Further commands: ``logins NAME... | --keys KEY...``,
+``enqueue TASK...`` (tasks of ``people/tasks.py``), ``be_busy``. Parts that a test switches on by
+settings: ``tests.project.accounts`` (for AUTH_USER_MODEL), ``tests.project.urls`` (tells who is
+logged in), ``tests.project.routers.ByLabel`` (by TEST_ROUTES).
 
 Storages (function unless said otherwise)
 

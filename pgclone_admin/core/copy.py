@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg2
 
@@ -16,7 +16,8 @@ from .connection import ConnectionParams
 from .errors import PgcloneError, TooBusy
 from .judge import LoadReport
 from .load import load_archive
-from .marks import Database, Mark
+from .marks import Database, Mark, new_database_name
+from .names import TableName
 from .process import Child
 from .programs import Codec, choose_program, dump_command
 from .progress import Reporter
@@ -121,8 +122,12 @@ def _pipe(
     program_directories: Sequence[str],
     jobs: int,
 ) -> Database:
-    """pg_dump into pg_restore, without compression; ends no session and blocks no client."""
-    target = server.create_like(source, mark)
+    """pg_dump into pg_restore, without compression; ends no session and blocks no client.
+
+    The copy gets its mark and name when it is whole: one that was left half-way is not listed.
+    """
+    unfinished = replace(mark, name=new_database_name(), kind="temporary")
+    target = server.create_like(source, unfinished)
     try:
         with server.transaction() as cursor:
             carry(cursor, source, target, target.name, still_to_be_filled=True)
@@ -136,13 +141,13 @@ def _pipe(
             jobs=jobs,
         )
         report.tell(reporter)
+        return server.settle(target.name, mark)
     except BaseException as error:
         try:
             server.drop(target.name, missing_ok=True)
         except (PgcloneError, psycopg2.Error) as failed:
             error.add_note(f"the copy could not be dropped: {failed}")
         raise
-    return target
 
 
 def load_from_database(
@@ -152,9 +157,13 @@ def load_from_database(
     reporter: Reporter,
     *,
     program_directories: Sequence[str],
-    jobs: int,
+    jobs: int = 2,
+    definitions_of: Sequence[TableName] = (),
 ) -> LoadReport:
-    """Loads what pg_dump says of ``source`` into the empty database ``target``."""
+    """Loads what pg_dump says of ``source`` into the database ``target``, which is empty.
+
+    With ``definitions_of`` only these tables, which it does not have yet, and without their rows.
+    """
     pg_dump = choose_program("pg_dump", server_major=server.major, directories=program_directories)
     pg_restore = choose_program(
         "pg_restore", server_major=pg_dump.major, directories=program_directories
@@ -164,6 +173,8 @@ def load_from_database(
             pg_dump,
             stack.enter_context(source.child_environment()),
             codec=Codec("none"),
+            definitions_of=definitions_of,
+            encoding=server.existing(source.dbname).encoding if definitions_of else "UTF8",
             role=source.role,
             secrets=(source.password,) if source.password else (),
         )

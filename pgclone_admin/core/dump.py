@@ -85,6 +85,8 @@ class DumpRequest:
     labels: DumpLabels
     codec: Codec
     exclude: Sequence[str] = ()
+    kept: Sequence[str] = ()
+    """As ``exclude``, but tables that belong to the site; one that does not exist is nothing."""
     program_directories: Sequence[str] = ()
     lock_wait_timeout: int = LOCK_WAIT_TIMEOUT
     statement_timeout: int | None = None
@@ -100,6 +102,7 @@ class _Facts:
     server_version: str
     extensions: tuple[tuple[str, str], ...]
     excluded: tuple[TableName, ...]
+    kept: tuple[TableName, ...]
     migrations: tuple[tuple[str, str], ...] | None = field(default=None)
 
 
@@ -124,10 +127,10 @@ def take_dump(
         program = choose_program(
             "pg_dump", server_major=server.major, directories=request.program_directories
         )
-        _gather(database, request.exclude)
+        _gather(database, request)
         reporter.phase("hooks")
         hooks = pre_dump_hooks()
-        facts = _gather(database, request.exclude)
+        facts = _gather(database, request)
         taken_at = datetime.now(UTC)
         key = DumpKey.new(
             instance=labels.instance,
@@ -141,7 +144,7 @@ def take_dump(
             program,
             environment,
             codec=request.codec,
-            exclude_table_data=facts.excluded,
+            exclude_table_data=sorted({*facts.excluded, *facts.kept}),
             encoding=database.options.get("client_encoding") or facts.encoding,
             role=database.role,
             lock_wait_timeout=request.lock_wait_timeout,
@@ -173,6 +176,7 @@ def take_dump(
             extensions=facts.extensions,
             migrations=facts.migrations,
             excluded=tuple(str(table) for table in facts.excluded),
+            kept=tuple(str(table) for table in facts.kept),
             hooks=tuple(hooks),
             taken_by=labels.taken_by,
             host=labels.host,
@@ -202,7 +206,7 @@ def publish(sink: Sink, key: DumpKey, content: Content, manifest: Manifest) -> N
         raise
 
 
-def _gather(database: ConnectionParams, exclude: Sequence[str]) -> _Facts:
+def _gather(database: ConnectionParams, request: DumpRequest) -> _Facts:
     with database.session() as connection, connection.cursor() as cursor:
         remove_session_limits(connection)
         cursor.execute(
@@ -218,7 +222,8 @@ def _gather(database: ConnectionParams, exclude: Sequence[str]) -> _Facts:
             encoding=encoding,
             server_version=f"{number // 10_000}.{number % 10_000}",
             extensions=extensions,
-            excluded=_resolve_tables(cursor, exclude),
+            excluded=_resolve_tables(cursor, request.exclude),
+            kept=_resolve_tables(cursor, request.kept, missing_ok=True),
         )
         cursor.execute("SELECT to_regclass('django_migrations')::text")
         if (table := one_row(cursor)[0]) is not None:
@@ -227,7 +232,9 @@ def _gather(database: ConnectionParams, exclude: Sequence[str]) -> _Facts:
     return facts
 
 
-def _resolve_tables(cursor: Any, names: Sequence[str]) -> tuple[TableName, ...]:
+def _resolve_tables(
+    cursor: Any, names: Sequence[str], *, missing_ok: bool = False
+) -> tuple[TableName, ...]:
     """The tables behind ``names``, partitions included, by the names the catalog holds.
 
     A name that matches nothing is an error: pg_dump would take it for a pattern without a match
@@ -237,6 +244,8 @@ def _resolve_tables(cursor: Any, names: Sequence[str]) -> tuple[TableName, ...]:
     for name in names:
         cursor.execute("SELECT to_regclass(%s)::oid", [name])
         oid = one_row(cursor)[0]
+        if oid is None and missing_ok:
+            continue
         if oid is None:
             raise ConfigurationError(
                 f"the table {name} that is to be left out does not exist in the database",

@@ -38,6 +38,8 @@ class Manifest:
     extensions: tuple[tuple[str, str], ...] = ()
     migrations: tuple[tuple[str, str], ...] | None = None
     excluded: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    """Tables of the site, whose rows a dump never has."""
     hooks: tuple[str, ...] = ()
     taken_by: str = ""
     host: str = ""

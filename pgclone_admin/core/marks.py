@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from psycopg2 import sql
 
 MARK_PREFIX = "pgclone_admin "
 NEW_DATABASE_PREFIX = "pgclone_new_"
+NEW_DATABASE_NAME = re.compile(re.escape(NEW_DATABASE_PREFIX) + "[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)

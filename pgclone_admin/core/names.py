@@ -92,7 +92,7 @@ def check_relative_path(text: str) -> None:
         or "\\" in text
         or any(not char.isprintable() for char in text)
         or _PERCENT_ENCODED.search(text)
-        or re.match(r"[A-Za-z]:", text)
+        or text[1:2] == ":"  # to Windows a drive, whatever stands before it
     )
     if unsafe:
         raise InvalidName(

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
-
-import psycopg2
 
 from .archive import OpenedArchive
 from .connection import ConnectionParams
 from .copy import copy_database
-from .errors import (
-    Conflict,
-    HookFailed,
-    InvalidName,
-    PgcloneError,
-    ProcessFailed,
-    RestoreFailed,
-)
-from .judge import LoadReport, Tolerated
+from .errors import Conflict, InvalidName, ProcessFailed, RestoreFailed, UnknownDatabase
+from .judge import LoadReport
 from .load import load_archive
 from .manifest import Manifest
 from .marks import Database, Mark
-from .names import UNFINISHED_ROLES, DumpKey, LocalKey, role_of
-from .preflight import DumpChecks, RestoreNames, TargetChecks, check_extensions, run_checks
+from .names import UNFINISHED_ROLES, DumpKey, LocalKey, TableName, role_of
+from .preflight import DumpChecks, check_extensions, run_checks
 from .programs import choose_program
 from .progress import Reporter
 from .properties import carry
 from .server import Server, remove_session_limits
 from .streams import ArchiveReader, Readable, StoredReader
-from .swap import put_in_place, swap
+from .swap import put_in_place
+from .target import RestoreRequest, RestoreResult, Target, dropped_on_error
 
 TemporaryHooks = Callable[[str], None]
 """Runs the pre-swap hooks; is given the name of the temporary database."""
@@ -49,36 +40,6 @@ class Source(Protocol):
 
     def open(self, key: DumpKey) -> Readable:
         """The stored bytes, in order, from the first."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RestoreRequest:
-    """``live`` is the name of the database to replace, or to make; ``maintenance`` reaches its
-    server."""
-
-    live: str
-    maintenance: ConnectionParams
-    reversible: bool = False
-    beside: LocalKey | None = None
-    """Keeps the result under this name and swaps nothing."""
-    protected: frozenset[str] = frozenset()
-    """Names of databases that are never made, replaced or dropped."""
-    trust_foreign: bool = False
-    program_directories: Sequence[str] = ()
-    jobs: int = 2
-    """Sessions that load data and build indexes at the same time."""
-    tolerated: Tolerated = frozenset()
-    statement_timeout: int | None = None
-    """Milliseconds, for statements on the maintenance connection."""
-    lock_timeout: int | None = None
-
-
-@dataclass(frozen=True)
-class RestoreResult:
-    database: str
-    """The database that now holds what was restored."""
-    swap_seconds: float | None
-    report: LoadReport
 
 
 def restore_dump(
@@ -115,7 +76,7 @@ def restore_dump(
             )
             run_checks([lambda: check_extensions(server, archive.contents)], reporter)
             temporary = server.create_like(model, mark)
-            with _dropped_on_error(server, temporary):
+            with dropped_on_error(server, temporary):
                 if model.name == request.live:
                     with server.transaction() as cursor:
                         carry(cursor, model, temporary, temporary.name, still_to_be_filled=True)
@@ -139,7 +100,7 @@ def restore_dump(
                     raise
                 _check_digest(stored, manifest)
                 reporter.phase("analyzing")
-                _analyze(target)
+                _analyze(target, report.analyzed)
             return temporary, report
 
     return _restore(request, str(key), build, reporter, pre_swap_hooks, parked_as="pre")
@@ -169,15 +130,29 @@ def restore_local(
         )
         return copied.database, LoadReport()
 
-    name = key.database_name(request.live)
-    if name == request.live:
+    name = local_source(key, request.live)
+    return _restore(request, str(key), build, reporter, pre_swap_hooks, parked_as="undo")
+
+
+def local_source(key: LocalKey, live: str) -> str:
+    """The name of the database that ``key`` means; raises when it cannot be restored over ``live``.
+
+    Whether there is one is not looked at.
+    """
+    name = key.database_name(live)
+    if name == live:
         raise Conflict(f'the database "{name}" cannot be restored from itself')
-    if role_of(name, request.live) in UNFINISHED_ROLES:
+    if role_of(name, live) == "held":
+        raise Conflict(
+            f'the database "{name}" is a restore that is held',
+            hint="Swap it in with: pgclone swap",
+        )
+    if role_of(name, live) in UNFINISHED_ROLES:
         raise InvalidName(
             f'the database "{name}" belongs to a restore that was not finished',
             hint="The next restore removes it. To keep it, rename it.",
         )
-    return _restore(request, str(key), build, reporter, pre_swap_hooks, parked_as="undo")
+    return name
 
 
 Builder = Callable[[Server, Database, Mark], tuple[Database, LoadReport]]
@@ -192,99 +167,51 @@ def _restore(
     *,
     parked_as: str,
 ) -> RestoreResult:
-    reporter.phase("checking")
-    with Server.connected(
-        request.maintenance,
-        statement_timeout=request.statement_timeout,
-        lock_timeout=request.lock_timeout,
-    ) as server:
-        names = RestoreNames(request.live, request.beside)
-        server.lock(names.live, exclusive=True)
-        live = server.database(names.live)
-        model = live or server.pattern()
-        run_checks(TargetChecks(server, names, live, model, request.protected).all(), reporter)
-        _finish_earlier_swap(server, names)
-
-        def mark(name: str, kind: str) -> Mark:
-            return Mark.new(name=name, kind=kind, of=names.live, source=source)
-
-        temporary, report = build(server, model, mark(names.temporary, "temporary"))
+    keeps_parked = request.reversible or parked_as == "undo"
+    with Target.locked(request, reporter, keeps_parked=keeps_parked) as target:
+        names, live = target.names, target.live
+        made = target.mark(names.temporary, "temporary", source)
+        temporary, report = build(target.server, target.model, made)
         report.tell(reporter)
-        with _dropped_on_error(server, temporary), ExitStack() as made:
+        with dropped_on_error(target.server, temporary):
+            if live is not None and request.beside is None:
+                target.keep_definitions(temporary)
             reporter.phase("hooks")
             pre_swap_hooks(temporary.name)
             if request.beside is not None:
-                server.settle(temporary.name, mark(names.beside, "beside"))
+                target.set_aside(temporary, names.beside, "beside")
                 return RestoreResult(names.beside, None, report)
             if live is None:
-                put_in_place(server, temporary, names.live)
+                put_in_place(target.server, temporary, names.live)
                 return RestoreResult(names.live, None, report)
-            makes_post = request.reversible and parked_as == "pre"
-            if makes_post:
-                # After the hooks: a copy of what was there before them could hold the raw rows of
-                # an anonymised restore.
-                reporter.phase("copying")
-                copied = copy_database(
-                    server,
-                    temporary,
-                    mark(names.post, "post"),
-                    reporter,
-                    end_sessions=True,
-                    program_directories=request.program_directories,
-                )
-                made.enter_context(_dropped_on_error(server, copied.database))
-            reporter.phase("swapping")
-            server.check_lock()
-            becomes = parked_as if request.reversible or parked_as == "undo" else ""
-            parked = Mark.new(
-                name=names.parked, kind="parked", of=names.live, source=source, becomes=becomes
+            if request.hold:
+                target.set_aside(temporary, names.held, "held")
+                return RestoreResult(names.held, None, report)
+            swapped = target.take_over(live, temporary, source, parked_as=parked_as)
+            return RestoreResult(names.live, swapped, report)
+
+
+def swap_held(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
+    """Puts the database in place that a restore with ``hold`` has made.
+
+    Same promises as :func:`restore_dump`, except that after an error it is still held.
+    """
+    with Target.locked(request, reporter, keeps_parked=request.reversible) as target:
+        held = target.server.database(target.names.held)
+        if held is None or target.live is None:
+            raise UnknownDatabase(
+                f'no restore of the database "{target.names.live}" is held',
+                hint="Make one with: pgclone restore KEY --hold",
             )
-            swapped = swap(server.params, live=live, temporary=temporary, parked=parked)
-        reporter.phase("cleaning up")
-        try:
-            _finish_earlier_swap(server, names)
-            if not becomes:
-                for name in (names.pre, names.post):
-                    server.drop(name, missing_ok=True)
-        except (PgcloneError, psycopg2.Error) as error:
-            reporter.warn(f"the restore is done, but the next one has to clean up: {error}")
-        return RestoreResult(names.live, swapped.seconds, report)
-
-
-def _finish_earlier_swap(server: Server, names: RestoreNames) -> None:
-    """Gives the parked database its last name, or drops it; also that of a run that died."""
-    parked = server.database(names.parked)
-    if parked is None:
-        return
-    mark = server.require_mark(parked)
-    name = {"pre": names.pre, "undo": names.undo}.get(mark.becomes)
-    if name is None:
-        server.drop(parked.name)
-    else:
-        server.settle(parked.name, replace(mark, name=name, kind=mark.becomes, becomes=""))
-
-
-@contextlib.contextmanager
-def _dropped_on_error(server: Server, temporary: Database) -> Iterator[None]:
-    """Drops the temporary database after any error but that of a hook, which can be looked into."""
-    try:
-        yield
-    except HookFailed as error:
-        error.hint = (
-            f'The live database was not touched. The temporary database "{temporary.name}" is kept '
-            "for a look at it until the next restore."
-        )
-        raise
-    except BaseException as error:
-        try:
-            # Over a new connection: that of the restore may be what has failed.
-            with Server.connected(server.params) as cleaning:
-                present = cleaning.database(temporary.name)
-                if present is not None and present.oid == temporary.oid:
-                    cleaning.drop(temporary.name)
-        except (PgcloneError, psycopg2.Error) as failed:
-            error.add_note(f"the temporary database could not be dropped: {failed}")
-        raise
+        source = target.server.require_mark(held).source
+        parked_as = "undo" if source.startswith(":") else "pre"
+        if parked_as == "undo" and not request.reversible:
+            # What a local copy replaces stays on the server, also if nobody has asked for it.
+            run_checks([replace(target.checks, keeps_parked=True).standbys], reporter)
+        # The site may have been migrated since.
+        target.keep_definitions(held)
+        swapped = target.take_over(target.live, held, source, parked_as=parked_as)
+        return RestoreResult(target.names.live, swapped, LoadReport())
 
 
 def _check_digest(stored: StoredReader, manifest: Manifest | None) -> None:
@@ -293,8 +220,22 @@ def _check_digest(stored: StoredReader, manifest: Manifest | None) -> None:
         stored.check(size=manifest.size, sha256=manifest.sha256)
 
 
-def _analyze(target: ConnectionParams) -> None:
-    """Without statistics the first queries after the swap would be planned blindly."""
+def _analyze(target: ConnectionParams, done: Sequence[TableName]) -> None:
+    """Without statistics the first queries after the swap would be planned blindly.
+
+    Large tables are ``done`` before, beside other work.
+    """
     with target.session() as connection, connection.cursor() as cursor:
         remove_session_limits(connection)
-        cursor.execute("ANALYZE")
+        if not done:
+            cursor.execute("ANALYZE")
+            return
+        cursor.execute(
+            """
+            SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+             WHERE c.relkind IN ('r', 'm', 'p') AND NOT c.relisshared
+               AND c.relpersistence <> 't' AND has_table_privilege(c.oid, 'SELECT')
+            """
+        )
+        others = {TableName(*row) for row in cursor.fetchall()} - set(done)
+        cursor.execute(f"ANALYZE {', '.join(table.quoted for table in sorted(others))}")

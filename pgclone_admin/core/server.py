@@ -23,6 +23,7 @@ from .errors import (
     UnknownDatabase,
 )
 from .marks import (
+    NEW_DATABASE_NAME,
     NEW_DATABASE_PREFIX,
     Database,
     Mark,
@@ -151,6 +152,10 @@ class Server:
             for row in rows
         ]
 
+    def databases(self) -> list[Database]:
+        """Every database of the server but the templates."""
+        return self._databases("NOT d.datistemplate", [])
+
     def size(self, name: str) -> int:
         """Bytes of the database on the disk of the server."""
         return int(self.rows("SELECT pg_database_size(%s)", [name])[0][0])
@@ -196,10 +201,10 @@ class Server:
         return None if self.rows("SELECT session_user")[0][0] == owner else owner
 
     def extension_creator(self, database: Database) -> ConnectionParams | None:
-        """How a superuser reaches a database of another owner, who may not create extensions."""
-        if self.role()[1] and self.role_to_take(database.owner) is not None:
-            return self.params.with_dbname(database.name)
-        return None
+        """How this role reaches a database of another owner, who may not create every extension."""
+        if self.role_to_take(database.owner) is None:
+            return None
+        return self.params.with_dbname(database.name)
 
     # -- privileges and locks
 
@@ -229,13 +234,32 @@ class Server:
         goes when this process dies.
         """
         function = "pg_try_advisory_lock" if exclusive else "pg_try_advisory_lock_shared"
-        number = zlib.crc32(database.encode()) - 2**31
-        if not self.rows(f"SELECT {function}(%s, %s)", [LOCK_SPACE, number])[0][0]:
+        if not self.rows(f"SELECT {function}(%s, %s)", [LOCK_SPACE, _lock_number(database)])[0][0]:
             other = "a dump or a restore" if exclusive else "a restore"
             raise Conflict(
                 f'{other} of the database "{database}" is running',
                 hint="Nothing was changed. Try again when it is done.",
             )
+
+    def unlock(self) -> None:
+        """Gives every lock of :meth:`lock` back, while the connection stays."""
+        self.execute("SELECT pg_advisory_unlock_all()")
+
+    def is_locked(self, database: str | None = None) -> bool:
+        """Whether somebody else holds the lock of a live database, or of any on this server.
+
+        Asks without taking it, which would turn a dump away that begins just now.
+        """
+        own = None if database is None else _lock_number(database) % 2**32
+        rows = self.rows(
+            """
+            SELECT 1 FROM pg_locks
+             WHERE locktype = 'advisory' AND classid::bigint = %s AND objsubid = 2 AND granted
+               AND pid <> pg_backend_pid() AND (%s::bigint IS NULL OR objid::bigint = %s)
+            """,
+            [LOCK_SPACE, own, own],
+        )
+        return bool(rows)
 
     def check_lock(self) -> None:
         """:class:`Conflict` when the connection is gone that held the lock, and the lock with it.
@@ -310,6 +334,19 @@ class Server:
         """Drops what this process has created under a name that nobody else can have."""
         self.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
 
+    def drop_abandoned(self, database: Database) -> None:
+        """Drops a database under a name of :func:`new_database_name`, if nobody is connected.
+
+        For one whose maker has died before it was marked.
+        """
+        if not NEW_DATABASE_NAME.fullmatch(database.name):
+            raise DatabaseProtected(f'the database "{database.name}" is left alone')
+        try:
+            self.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(database.name)))
+        except psycopg2.Error as error:
+            what = f'the database "{database.name}" could not be dropped'
+            raise explained(error, what) from error
+
     def drop(self, name: str, *, missing_ok: bool = False) -> None:
         """Drops a marked database, whoever is connected to it.
 
@@ -367,13 +404,16 @@ class Server:
 
     # -- sessions
 
-    def end_sessions(self, *oids: int) -> list[Session]:
-        """Asks every session of the databases to end; returns those that may not be asked.
+    def end_sessions(self, *oids: int, spared: Collection[int] = ()) -> list[Session]:
+        """Asks every session of the databases to end, but those of the processes ``spared``;
+        returns those that may not be asked.
 
         One by one: a single refused pid would fail a statement that names all of them.
         """
         refused = []
         for session in self.sessions(*oids):
+            if session.pid in spared:
+                continue
             try:
                 self.execute("SELECT pg_terminate_backend(%s)", [session.pid])
             except psycopg2.errors.InsufficientPrivilege:
@@ -399,6 +439,11 @@ class Server:
                 return False
             time.sleep(0.02)
         return True
+
+
+def _lock_number(database: str) -> int:
+    """The second half of the advisory lock of a live database."""
+    return zlib.crc32(database.encode()) - 2**31
 
 
 def remove_session_limits(connection: Connection) -> None:

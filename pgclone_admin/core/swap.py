@@ -4,73 +4,126 @@
 leave; new connections wait for the lock and do not count. So the sessions are ended *while* the
 lock is held, and both renames are in one transaction: there is no instant at which the name is
 missing, whichever process dies.
+
+No row of a kept table may be lost that somebody was told is there. So the keeper locks these tables
+before, the last changes are brought over, and its session is the last to leave the live database:
+with everybody else gone, nobody is left who could write when its locks go. The renames are
+committed only if it was alive then. Had it died before, somebody who waited for its locks may have
+written a row that only the parked database has.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg2
-from psycopg2 import sql
+from psycopg2 import errorcodes, sql
 
 from .connection import Connection, ConnectionParams, one_row
 from .errors import Conflict, PgcloneError, TooBusy
-from .marks import Database, Mark, set_comment
+from .keeper import Keeper
+from .kept import Keeping
+from .marks import Database, Mark, Session, set_comment
+from .progress import Reporter
 from .properties import carry
 from .server import Server, explained, remove_session_limits
 
 POLL = 0.01
 """Seconds between two looks at who is still connected."""
 
-LOCK_TIMEOUT = 10_000
+LOCK_TIMEOUT = 400
 """Milliseconds that the rename waits for its lock; connecting sessions hold it for moments."""
+
+SESSIONS_LEAVE_WITHIN = 3.0
+"""Seconds after which a session that was told to end is one that cannot be ended."""
+
+DECIDED_WITHIN = 10.0
+"""Seconds after which the server has noticed that the client of a renaming transaction is gone."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+"""Seconds between two attempts, in which others get their turn."""
 
 
 @dataclass(frozen=True)
 class SwapResult:
     seconds: float
     """How long connections to the live name had to wait, at most."""
+    kept_seconds: float = 0.0
+    """How long writers to kept tables had to wait, at most, in the attempt that succeeded."""
+    attempts: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwapRequest:
+    """What takes whose place. ``maintenance`` reaches the server as a role that owns both, or as a
+    member of their owner."""
+
+    maintenance: ConnectionParams
+    live: Database
+    temporary: Database
+    parked: Mark
+    keeping: Keeping = field(default_factory=Keeping)
+    patience: float = 60.0
+    """Seconds for which a swap is tried again when the site is too busy for it."""
 
 
 def swap(
-    maintenance: ConnectionParams, *, live: Database, temporary: Database, parked: Mark
+    request: SwapRequest, reporter: Reporter, *, check_lock: Callable[[], None] = lambda: None
 ) -> SwapResult:
-    """Renames ``live`` to the name in ``parked`` and ``temporary`` to the name of ``live``.
+    """Renames the live database to the name of ``parked`` and the temporary one to its name.
 
-    Settings, grants, connection limit and comment of the live database go to the new one in the
-    same transaction. Sessions of both are ended. :class:`TooBusy` when a session cannot be ended
-    in time; the live database is as before then, and open to everybody.
+    The temporary database gets the rows of the kept tables before, and settings, grants,
+    connection limit and comment of the live one in the same transaction. Sessions of both are
+    ended. ``check_lock`` raises when this run may not replace the database any more; it is asked
+    before each attempt. :class:`TooBusy` when kept tables cannot be locked, or a session cannot be
+    ended, in time; the live database is as before then, and open to everybody.
 
-    When this process or its connection dies, either both renames have happened or none:
+    When this process or one of its sessions dies, either both renames have happened or none:
     :func:`has_swapped` tells which.
     """
-    with maintenance.session() as watching, maintenance.session(autocommit=False) as renaming:
+    maintenance = request.maintenance
+    with ExitStack() as stack:
+        watching = stack.enter_context(maintenance.session())
+        renaming = stack.enter_context(maintenance.session(autocommit=False))
         for connection in (watching, renaming):
             remove_session_limits(connection)
+        renaming.commit()
         watcher = Server(maintenance, watching)
-        watcher.check_sessions_can_be_ended(live.oid, temporary.oid)
-        attempt = _Renaming(renaming, live, temporary, parked)
-        attempt.start()
-        refused: list[str] = []
-        interruption: BaseException | None = None
-        try:
-            refused = _end_sessions_until_done(watcher, attempt, live, temporary)
-        except psycopg2.Error:
-            # Without this connection nobody is sent away; what came of it the renames will tell.
-            pass
-        except BaseException as error:  # noqa: BLE001 - it came too late if the swap is done
-            interruption = error
-        finally:
-            attempt.join()
-    # A connection can also break after the server has committed.
-    if attempt.error is None or has_swapped(maintenance, live, temporary):
-        return SwapResult(attempt.seconds)
-    if interruption is not None:
-        raise interruption
-    raise _as_error(attempt.error, refused) from attempt.error
+        keeper = Keeper(
+            watcher,
+            request.live,
+            request.temporary,
+            request.keeping,
+            reporter,
+            patience=request.patience,
+        )
+        stack.callback(keeper.leave)
+        keeper.prepare()
+        deadline = time.monotonic() + request.patience
+        pause = FIRST_PAUSE
+        attempts = 1
+        while True:
+            reporter.check()
+            check_lock()
+            watcher.check_sessions_can_be_ended(request.live.oid, request.temporary.oid)
+            _check_nothing_is_prepared(watcher, request.live)
+            try:
+                seconds = _attempt(request, watcher, renaming, keeper)
+                return SwapResult(seconds, keeper.seconds, attempts)
+            except _MayPass as busy:
+                if time.monotonic() + pause > deadline:
+                    raise busy.error from busy.error.__cause__
+                reporter.note(f"{busy.error}; trying again")
+            finally:
+                keeper.let_go()
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+            attempts += 1
 
 
 def put_in_place(server: Server, temporary: Database, name: str) -> None:
@@ -87,42 +140,139 @@ def put_in_place(server: Server, temporary: Database, name: str) -> None:
         raise explained(error, f'the database "{name}" could not be put in place') from error
 
 
-def has_swapped(maintenance: ConnectionParams, live: Database, temporary: Database) -> bool:
+def has_swapped(
+    maintenance: ConnectionParams, live: Database, temporary: Database, *, by: int | None = None
+) -> bool:
     """Whether the live name belongs to what was the temporary database.
 
     Told by the oids, which a rename does not change, and by nothing that could be written apart
-    from the rename.
+    from the rename. ``by`` is a process of the server that may still be doing it.
     """
     with maintenance.session() as connection:
-        present = Server(maintenance, connection).database(live.name)
+        server = Server(maintenance, connection)
+        end = time.monotonic() + DECIDED_WITHIN
+        while server.rows("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [by]):
+            if time.monotonic() > end:
+                break
+            time.sleep(POLL)
+        present = server.database(live.name)
     return present is not None and present.oid == temporary.oid
 
 
-class _Renaming(threading.Thread):
-    """The transaction with both renames; it waits in the server while sessions are ended."""
+class _MayPass(Exception):
+    """An attempt was in somebody's way and was given up; another one may do."""
 
-    def __init__(
-        self, connection: Connection, live: Database, temporary: Database, parked: Mark
-    ) -> None:
+    def __init__(self, error: PgcloneError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def _attempt(request: SwapRequest, watcher: Server, renaming: Connection, keeper: Keeper) -> float:
+    """One swap, or nothing; returns for how many seconds connections had to wait."""
+    try:
+        keeper.hold()
+    except TooBusy as busy:
+        raise _MayPass(busy) from busy
+    attempt = _Renaming(renaming, request)
+    attempt.start()
+    stayed: list[Session] = []
+    interruption: BaseException | None = None
+    try:
+        stayed = _end_sessions_until_done(watcher, attempt, keeper, request)
+    except psycopg2.Error as error:
+        attempt.refuse(explained(error, "the sessions could not be watched"))
+    except BaseException as error:  # noqa: BLE001 - it came too late if the swap is done
+        interruption = error
+        attempt.refuse(Conflict("the swap was interrupted"))
+    finally:
+        attempt.wait()
+    # A connection can also break after the server has committed, or while it does.
+    by = attempt.pid if renaming.closed else None
+    databases = request.live, request.temporary
+    if attempt.error is None or has_swapped(request.maintenance, *databases, by=by):
+        return attempt.seconds
+    if interruption is not None:
+        raise interruption
+    raise _as_error(attempt.error, stayed) from attempt.error
+
+
+class _Renaming(threading.Thread):
+    """The transaction with both renames; it waits in the server while sessions are ended, and here
+    until it is known that nobody could have written to a kept table meanwhile."""
+
+    def __init__(self, connection: Connection, request: SwapRequest) -> None:
         super().__init__(name="pgclone swap", daemon=True)
         self._connection = connection
-        self._live = live
-        self._temporary = temporary
-        self._parked = parked
+        self._live = request.live
+        self._temporary = request.temporary
+        self._parked = request.parked
+        self._decided = threading.Event()
+        self._refusal: PgcloneError | None = None
+        self._cancelling = threading.Lock()
+        self._is_renaming = False
         self.pid: int = connection.info.backend_pid
         self.error: Exception | None = None
         self.seconds = 0.0
 
+    def approve(self) -> None:
+        """Lets the renames be committed."""
+        self._decided.set()
+
+    def refuse(self, reason: PgcloneError) -> None:
+        """Has the renames undone, unless they were approved before; :meth:`wait` sees to it."""
+        if not self._decided.is_set():
+            self._refusal = reason
+            self._decided.set()
+
+    @property
+    def is_decided(self) -> bool:
+        return self._decided.is_set()
+
+    @property
+    def is_refused(self) -> bool:
+        return self._refusal is not None
+
+    def wait(self) -> None:
+        """Returns when the transaction is over.
+
+        One that was refused is not left to wait in the server, where others wait for it. It is told
+        so again and again: what comes before a statement has begun is not heard.
+        """
+        while self.is_alive():
+            if self._refusal is not None:
+                with self._cancelling, suppress(psycopg2.Error):
+                    if self._is_renaming and not self._connection.closed:
+                        self._connection.cancel()
+            self.join(POLL)
+
     def run(self) -> None:
         started = time.monotonic()
         try:
-            self._rename()
+            self._rename_unless_cancelled()
+            self._decided.wait()
+            if self._refusal is not None:
+                raise self._refusal
             self._connection.commit()
         except Exception as error:  # noqa: BLE001 - told to the thread that waits
-            self.error = error
-            if not self._connection.closed:
-                self._connection.rollback()
+            self.error = self._refusal or error
+            self._undo()
         self.seconds = time.monotonic() - started
+
+    def _undo(self) -> None:
+        for _ in range(2):
+            # The first time it may be this that is cancelled, by what was meant for the rename.
+            with suppress(psycopg2.errors.QueryCanceled):
+                if not self._connection.closed:
+                    self._connection.rollback()
+                return
+
+    def _rename_unless_cancelled(self) -> None:
+        self._is_renaming = True
+        try:
+            self._rename()
+        finally:
+            with self._cancelling:
+                self._is_renaming = False
 
     def _rename(self) -> None:
         live, temporary, parked = self._live, self._temporary, self._parked
@@ -154,40 +304,80 @@ class _Renaming(threading.Thread):
 
 
 def _end_sessions_until_done(
-    watcher: Server, attempt: _Renaming, live: Database, temporary: Database
-) -> list[str]:
+    watcher: Server, attempt: _Renaming, keeper: Keeper, request: SwapRequest
+) -> list[Session]:
     """Sends away whoever is connected, from the moment the renaming transaction holds its lock.
 
-    Not before: who is sent away earlier comes back at once and is in the way again.
+    Not before: who is sent away earlier comes back at once and is in the way again. Then the
+    keeper goes as well, and the renames are approved. Returns who was still there at last.
     """
-    refused: list[str] = []
-    holds_lock = False
-    while attempt.is_alive():
-        holds_lock = holds_lock or bool(
-            watcher.rows(
-                """
-                SELECT 1 FROM pg_locks
-                 WHERE locktype = 'object' AND classid = 'pg_database'::regclass
-                   AND objid = %s AND pid = %s AND mode = 'AccessExclusiveLock' AND granted
-                """,
-                [live.oid, attempt.pid],
-            )
-        )
-        if holds_lock:
-            refused = [str(s) for s in watcher.end_sessions(live.oid, temporary.oid)]
+    oids = request.live.oid, request.temporary.oid
+    holding_since: float | None = None
+    others: list[Session] = []
+    while attempt.is_alive() and not attempt.is_refused:
+        if holding_since is None and _holds_lock(watcher, request.live.oid, attempt.pid):
+            holding_since = time.monotonic()
+        if holding_since is not None and not attempt.is_decided:
+            spared = keeper.pids
+            watcher.end_sessions(*oids, spared=spared)
+            others = [s for s in watcher.sessions(*oids) if s.pid not in spared]
+            if not others and keeper.is_alive():
+                attempt.approve()
+                keeper.leave()
+            elif not others:
+                attempt.refuse(TooBusy("the session that held the kept tables was ended"))
+            elif time.monotonic() - holding_since > SESSIONS_LEAVE_WITHIN:
+                attempt.refuse(_sessions_stay(others))
         attempt.join(POLL)
-    return refused
+    return others
 
 
-def _as_error(error: Exception, refused: list[str]) -> Exception:
-    if isinstance(error, PgcloneError):
-        return error
-    if not isinstance(error, psycopg2.Error):
-        return error
-    if refused:
-        return TooBusy(
-            "sessions could not be ended: " + ", ".join(refused),
-            hint="The live database is as it was. As a superuser, grant pg_signal_backend to the "
-            "role that restores.",
+def _check_nothing_is_prepared(watcher: Server, live: Database) -> None:
+    """:class:`TooBusy` when there is what a rename waits for like for a session, five seconds long,
+    and nobody can send away."""
+    query = "SELECT gid FROM pg_prepared_xacts WHERE database = %s ORDER BY 1"
+    if names := [str(row[0]) for row in watcher.rows(query, [live.name])]:
+        raise TooBusy(
+            f'the database "{live.name}" has prepared transactions: {", ".join(names)}',
+            hint="The live database is as it was. Finish them, then try again.",
         )
-    return explained(error, "the databases could not be swapped")
+
+
+def _holds_lock(watcher: Server, oid: int, pid: int) -> bool:
+    return bool(
+        watcher.rows(
+            """
+            SELECT 1 FROM pg_locks
+             WHERE locktype = 'object' AND classid = 'pg_database'::regclass
+               AND objid = %s AND pid = %s AND mode = 'AccessExclusiveLock' AND granted
+            """,
+            [oid, pid],
+        )
+    )
+
+
+def _sessions_stay(sessions: list[Session]) -> TooBusy:
+    return TooBusy(
+        "sessions could not be ended: " + ", ".join(map(str, sessions)),
+        hint="The live database is as it was. As a superuser, grant pg_signal_backend to the "
+        "role that restores.",
+    )
+
+
+PASSING = (
+    errorcodes.LOCK_NOT_AVAILABLE,
+    errorcodes.OBJECT_IN_USE,
+    errorcodes.QUERY_CANCELED,
+    errorcodes.DEADLOCK_DETECTED,
+)
+
+
+def _as_error(error: Exception, stayed: list[Session]) -> Exception:
+    if isinstance(error, TooBusy):
+        return error if stayed else _MayPass(error)
+    if isinstance(error, PgcloneError) or not isinstance(error, psycopg2.Error):
+        return error
+    told = explained(error, "the databases could not be swapped")
+    if error.pgcode not in PASSING:
+        return told
+    return _sessions_stay(stayed) if stayed else _MayPass(told)

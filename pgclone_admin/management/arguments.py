@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import CommandParser
 
 from ..options import Arguments
+from ..services.recovery import DEFAULT_AGE
+
+MOST_HOURS = 24 * 36_500
 
 
 def _add_ls(parser: CommandParser) -> None:
@@ -65,16 +69,16 @@ def _add_restore(parser: CommandParser) -> None:
         metavar="HOOK",
         help="hooks to run on the temporary database; without a value none",
     )
-    parser.add_argument(
-        "-r",
-        "--reversible",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="keep the database as it was (:pre) and as it was restored (:post)",
-    )
+    _add_reversible(parser)
     parser.add_argument(
         "--to", metavar=":NAME", help="keep the result beside the live database, replace nothing"
     )
+    parser.add_argument(
+        "--hold",
+        action="store_true",
+        help='stop before the swap and keep the result for "pgclone swap"',
+    )
+    _add_ignore_standbys(parser)
     parser.add_argument(
         "--plan",
         action="store_true",
@@ -84,6 +88,30 @@ def _add_restore(parser: CommandParser) -> None:
         "--trust", action="store_true", help="restore a foreign dump although you are a superuser"
     )
     _add_common(parser, "the database to restore to")
+
+
+def _add_swap(parser: CommandParser) -> None:
+    _add_reversible(parser)
+    _add_ignore_standbys(parser)
+    _add_common(parser, "the database to replace", storage=False)
+
+
+def _add_reversible(parser: CommandParser) -> None:
+    parser.add_argument(
+        "-r",
+        "--reversible",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="keep the database as it was (:pre) and as it was restored (:post)",
+    )
+
+
+def _add_ignore_standbys(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--ignore-standbys",
+        action="store_true",
+        help="accept that sessions on standbys go on reading what is replaced",
+    )
 
 
 def _add_copy(parser: CommandParser) -> None:
@@ -105,6 +133,31 @@ def _add_import(parser: CommandParser) -> None:
     parser.add_argument("file", metavar="FILE", help="an archive of pg_dump --format=custom")
     _add_instance(parser)
     _add_common(parser, "the database it is a dump of")
+
+
+def _add_recover(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--older-than",
+        type=_hours,
+        default=DEFAULT_AGE,
+        metavar="HOURS",
+        help="the age from which partial files and open uploads are left over; default 24",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, and do nothing"
+    )
+    _add_common(parser, "the database whose restores are cleaned up after")
+
+
+def _hours(text: str) -> timedelta:
+    hours = float(text)
+    if not 0 <= hours <= MOST_HOURS:
+        raise ValueError
+    return timedelta(hours=hours)
+
+
+def _add_doctor(parser: CommandParser) -> None:
+    _add_common(parser, "the database that is looked at")
 
 
 def _add_instance(parser: CommandParser) -> None:
@@ -147,9 +200,12 @@ VERBS = (
     ("ls", "List dumps, newest first.", _add_ls),
     ("dump", "Dump a database into its storage location.", _add_dump),
     ("restore", "Restore a database from a dump or a local copy.", _add_restore),
+    ("swap", "Put the restore in place that --hold has made.", _add_swap),
     ("copy", "Make a local copy of a database.", _add_copy),
     ("cat", "Write the archive in a dump to stdout, for pg_restore.", _add_cat),
     ("import", "Take an archive that was made elsewhere in as a dump.", _add_import),
+    ("recover", "Clean up after dumps and restores whose process died.", _add_recover),
+    ("doctor", "Look at all that dumps and restores need, and say what to mend.", _add_doctor),
 )
 
 

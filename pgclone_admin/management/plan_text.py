@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
-from ..plan import Plan
+from ..plan import Plan, Space
 from .console import human_age, human_size
 
 LABEL_WIDTH = 12
@@ -17,6 +17,9 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield _line("restore", plan.key + _of_dump(plan))
     yield _line("to", f'the database "{plan.database}" on {plan.server}')
     yield from _effect(plan)
+    if plan.entries:
+        counted = ", ".join(f"{count} {kind.lower()}" for kind, count in plan.entries.items())
+        yield _line("holds", counted)
     yield _line("hooks", ", ".join(plan.hooks) or "none")
     yield from _migrations(plan)
     yield from _lists(plan)
@@ -48,17 +51,40 @@ def _of_dump(plan: Plan) -> str:
 def _effect(plan: Plan) -> Iterator[str]:
     if plan.replaces:
         size = "" if plan.live_size is None else f" of {human_size(plan.live_size)}"
-        yield _line("replaces", f"the live database{size}; {plan.sessions} sessions are ended")
+        when = 'at "pgclone swap", ' if plan.held else ""
+        yield _line(
+            "replaces", f"{when}the live database{size}; {plan.sessions} sessions are ended"
+        )
     else:
         yield _line("replaces", "nothing")
-    if plan.peak_size is not None:
-        yield _line("needs", f"about {human_size(plan.peak_size)} on the disk of the server")
+    yield from _space(plan)
     if plan.keeps:
         yield _line("keeps", f"{', '.join(plan.keeps)} to go back to")
     elif plan.replaces:
         yield _line("keeps", "nothing to go back to; --reversible would")
     if plan.drops:
         yield _line("drops", ", ".join(plan.drops))
+    if plan.kept:
+        yield _line("stay", f"{', '.join(plan.kept)}: as they are, with their rows")
+
+
+def _space(plan: Plan) -> Iterator[str]:
+    if plan.needed_size is None or plan.peak_size is None:
+        yield _line("needs", "room that cannot be told: the dump does not say how large it becomes")
+        return
+    where = "" if plan.tablespace == "pg_default" else f', in its tablespace "{plan.tablespace}"'
+    made = _sizes(space for space in plan.space if space.is_new)
+    yield _line(
+        "needs", f"about {human_size(plan.needed_size)} on the disk of the server{where}: {made}"
+    )
+    if there := _sizes(space for space in plan.space if not space.is_new):
+        yield _line("beside", f"{there}; {human_size(plan.peak_size)} in all, until the end")
+    if plan.tablespaces:
+        yield _line("tablespaces", ", ".join(plan.tablespaces))
+
+
+def _sizes(spaces: Iterable[Space]) -> str:
+    return ", ".join(f"{space.name} {human_size(space.size)}" for space in spaces)
 
 
 def _migrations(plan: Plan) -> Iterator[str]:

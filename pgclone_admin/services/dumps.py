@@ -26,6 +26,7 @@ from ..core.progress import Reporter
 from ..core.streams import BLOCK, ArchiveReader, StoredReader
 from ..databases import live_name, maintenance_params
 from ..hooks import load_hooks, run_hooks
+from ..kept import keeping
 from ..options import NO_CONFIGURATION, Options
 from ..settings import settings
 from ..store import DumpStore
@@ -41,7 +42,7 @@ def create_dump(options: Options, reporter: Reporter) -> Manifest:
         raise NotAllowed("dumps are not allowed here: PGCLONE_ALLOW_DUMP is False")
     hooks = load_hooks(options.pre_dump_hooks)
     live = live_name(options.database)
-    store = DumpStore(options.storage_location)
+    store = DumpStore(options.storage_location, reporter.note)
     request = DumpRequest(
         database=live,
         maintenance=maintenance_params(options.database),
@@ -55,6 +56,7 @@ def create_dump(options: Options, reporter: Reporter) -> Manifest:
         ),
         codec=settings.compression,
         exclude=_tables(options.database, options.exclude),
+        kept=[kept.name for kept in keeping(options.database).tables],
         program_directories=settings.bin_dirs,
         lock_wait_timeout=settings.lock_timeout or LOCK_WAIT_TIMEOUT,
         statement_timeout=settings.statement_timeout,
@@ -96,7 +98,7 @@ def write_archive(options: Options, text: str, output: BinaryIO, reporter: Repor
     :class:`~pgclone_admin.core.errors.IntegrityError` at the end when it is not what was dumped;
     what was written until then is not to be used.
     """
-    store = DumpStore(options.storage_location)
+    store = DumpStore(options.storage_location, reporter.note)
     key = resolve_key(text, store).key
     if isinstance(key, LocalKey):
         raise UsageError("a local copy has no archive", hint="Name a dump, see: pgclone ls")
@@ -134,7 +136,7 @@ def import_archive(
         config=NO_CONFIGURATION,
         taken_at=created,
     )
-    store = DumpStore(options.storage_location)
+    store = DumpStore(options.storage_location, reporter.note)
     reporter.phase("storing", total=path.stat().st_size)
     with _file(path) as file:
         content = _FileContent(file, reporter)

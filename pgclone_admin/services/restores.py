@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from django.db import connections
 
-from ..core.errors import InvalidName, NotAllowed, UsageError
+from ..core.connection import ConnectionParams
+from ..core.errors import (
+    InvalidName,
+    NotAllowed,
+    PermissionMissing,
+    ServerUnavailable,
+    UsageError,
+)
 from ..core.names import DumpKey, LocalKey, role_of
 from ..core.progress import Reporter
-from ..core.restore import RestoreRequest, RestoreResult, restore_dump, restore_local
+from ..core.replicas import is_standby
+from ..core.restore import restore_dump, restore_local, swap_held
 from ..core.server import Server
-from ..databases import live_name, maintenance_params, protected_names
+from ..core.target import RestoreRequest, RestoreResult
+from ..databases import live_name, maintenance_params, protected_names, standby_candidates
 from ..hooks import CommandHook, load_hooks, run_hooks
+from ..kept import keeping
 from ..options import Options
 from ..plan import Plan, Question, make_plan
 from ..settings import settings
+from ..storage import Note
 from ..store import DumpStore
 from .keys import Resolved, resolve_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What is special about one restore."""
+
+    beside: str | None = None
+    """A local copy (``:name``) to make instead of replacing the live database."""
+    hold: bool = False
+    """Stop before the swap."""
+    trust_foreign: bool = False
+    ignore_standbys: bool = False
+
+
+DEFAULT = Variant()
 
 
 @dataclass(frozen=True)
@@ -32,15 +59,13 @@ def restore(
     options: Options,
     reporter: Reporter,
     *,
-    beside: str | None = None,
-    trust_foreign: bool = False,
+    variant: Variant = DEFAULT,
 ) -> Restored:
     """Restores what ``options.dump_key`` means.
 
-    Over the live database, or ``beside`` it as a local copy (``:name``). The connections of this
-    thread to the database are closed: they would be ended by the swap.
+    The connections of this thread to the database are closed: they would be ended by the swap.
     """
-    prepared = _prepare(options, beside=beside, trust_foreign=trust_foreign)
+    prepared = _prepare(options, variant, note=reporter.note)
     if prepared.resolved.explanation:
         reporter.note(prepared.resolved.explanation)
     request, hooks = prepared.request, prepared.hooks
@@ -58,22 +83,35 @@ def restore(
     return Restored(key, result)
 
 
-def plan_restore(
-    options: Options, *, beside: str | None = None, trust_foreign: bool = False
-) -> Plan:
+def swap(options: Options, reporter: Reporter, *, ignore_standbys: bool = False) -> RestoreResult:
+    """Puts the database in place that a restore with ``hold`` has made."""
+    _check_allowed()
+    request = _request(options, Variant(ignore_standbys=ignore_standbys))
+    close_connections(request.live)
+    return swap_held(request, reporter)
+
+
+def plan_restore(options: Options, *, variant: Variant = DEFAULT) -> Plan:
     """What :func:`restore` with the same arguments would do, and what stands in its way."""
-    prepared = _prepare(options, beside=beside, trust_foreign=trust_foreign)
+    notes: list[str] = []
+    prepared = _prepare(options, variant, note=notes.append)
     request = prepared.request
     question = Question(
         live=request.live,
         reversible=request.reversible,
         beside=request.beside,
         protected=request.protected,
-        trust_foreign=trust_foreign,
+        trust_foreign=request.trust_foreign,
         program_directories=settings.bin_dirs,
+        keeping=request.keeping,
+        standbys=len(request.standbys),
+        ignore_standbys=request.ignore_standbys,
+        hold=request.hold,
     )
     with Server.connected(request.maintenance) as server:
-        return make_plan(question, prepared.resolved.key, prepared.store, server, prepared.hooks)
+        plan = make_plan(question, prepared.resolved.key, prepared.store, server, prepared.hooks)
+    plan.warnings += notes
+    return plan
 
 
 @dataclass(frozen=True)
@@ -84,32 +122,57 @@ class _Prepared:
     hooks: list[CommandHook]
 
 
-def _prepare(options: Options, *, beside: str | None, trust_foreign: bool) -> _Prepared:
+def _prepare(options: Options, variant: Variant, *, note: Note) -> _Prepared:
     """Reads what was asked for; nothing is touched."""
-    if not settings.allow_restore:
-        raise NotAllowed("restores are not allowed here: PGCLONE_ALLOW_RESTORE is False")
+    _check_allowed()
     if not options.dump_key:
         raise UsageError(
             "it was not said what to restore",
             hint='Name a dump, see "pgclone ls", or a configuration that has a "dump_key".',
         )
+    if variant.hold and variant.beside is not None:
+        raise UsageError("a restore is held or made beside the live database, not both")
     hooks = load_hooks(options.pre_swap_hooks)
+    store = DumpStore(options.storage_location, note)
+    request = _request(options, variant)
+    return _Prepared(request, resolve_key(options.dump_key, store), store, hooks)
+
+
+def _check_allowed() -> None:
+    if not settings.allow_restore:
+        raise NotAllowed("restores are not allowed here: PGCLONE_ALLOW_RESTORE is False")
+
+
+def _request(options: Options, variant: Variant) -> RestoreRequest:
     live = live_name(options.database)
-    store = DumpStore(options.storage_location)
-    request = RestoreRequest(
+    return RestoreRequest(
         live=live,
         maintenance=maintenance_params(options.database),
         reversible=options.reversible,
-        beside=None if beside is None else local_target(beside, live),
+        beside=None if variant.beside is None else local_target(variant.beside, live),
+        hold=variant.hold,
+        keeping=keeping(options.database),
+        standbys=_standbys(options.database),
+        ignore_standbys=variant.ignore_standbys or settings.ignore_standbys,
+        swap_patience=settings.swap_timeout,
         protected=protected_names() - {live},
-        trust_foreign=trust_foreign,
+        trust_foreign=variant.trust_foreign,
         program_directories=settings.bin_dirs,
         jobs=settings.jobs,
         tolerated=settings.tolerated_errors,
         statement_timeout=settings.statement_timeout,
         lock_timeout=settings.lock_timeout,
     )
-    return _Prepared(request, resolve_key(options.dump_key, store), store, hooks)
+
+
+def _standbys(alias: str) -> list[ConnectionParams]:
+    """The standbys among the databases of the settings; one that is down has no sessions."""
+    found = []
+    for params in standby_candidates(alias):
+        with contextlib.suppress(ServerUnavailable, PermissionMissing):
+            if is_standby(params, of=maintenance_params(alias)):
+                found.append(params)
+    return found
 
 
 def local_target(text: str, live: str) -> LocalKey:

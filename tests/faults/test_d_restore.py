@@ -283,9 +283,10 @@ def test_f29_a_real_pg_restore_that_is_killed_while_it_loads(make_site, storage_
             super().advance(count)
             if self.phases[-1] == "restoring" and self.bytes_done > 6_000_000 and not self.killed:
                 for child in psutil.Process().children(recursive=True):
-                    if child.name() == "pg_restore":
-                        self.killed = child.pid
-                        child.kill()
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        if child.name() == "pg_restore":
+                            child.kill()
+                            self.killed = child.pid
 
     reporter = Killing()
     with unchanged(site), pytest.raises(KilledBySignal, match="SIGKILL"):
@@ -393,7 +394,8 @@ SWAPPING = textwrap.dedent(
     from pgclone_admin.core.connection import ConnectionParams
     from pgclone_admin.core.marks import Mark
     from pgclone_admin.core.server import Server
-    from pgclone_admin.core.swap import swap
+    from pgclone_admin.core.progress import SilentReporter
+    from pgclone_admin.core.swap import SwapRequest, swap
 
     params = ConnectionParams(**json.loads(sys.stdin.readline()))
     live, spare = sys.argv[1:]
@@ -402,10 +404,13 @@ SWAPPING = textwrap.dedent(
         unparked = Mark.new(name=spare, kind="temporary", of=live)
         while True:
             swap(
-                server.params,
-                live=server.existing(live),
-                temporary=server.existing(spare),
-                parked=parked,
+                SwapRequest(
+                    maintenance=server.params,
+                    live=server.existing(live),
+                    temporary=server.existing(spare),
+                    parked=parked,
+                ),
+                SilentReporter(),
             )
             print("swapped", flush=True)
             server.settle(parked.name, unparked)

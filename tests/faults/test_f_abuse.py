@@ -27,7 +27,7 @@ from pgclone_admin.core.errors import (
 )
 from pgclone_admin.core.names import DumpKey
 from pgclone_admin.core.programs import Codec
-from pgclone_admin.core.restore import RestoreRequest
+from pgclone_admin.core.target import RestoreRequest
 from pgclone_admin.services.keys import resolve_key
 from pgclone_admin.store import DumpStore
 from tests.support import CANARY, S3_CANARY

@@ -14,13 +14,15 @@ import psycopg2.extensions
 
 from pgclone_admin.core.copy import CopyResult, copy_database
 from pgclone_admin.core.dump import DumpLabels, DumpRequest, take_dump
+from pgclone_admin.core.kept import Keeping
 from pgclone_admin.core.marks import Database, Mark
 from pgclone_admin.core.names import DumpKey, LocalKey, derived_name
 from pgclone_admin.core.programs import Codec
-from pgclone_admin.core.progress import SilentReporter
-from pgclone_admin.core.restore import RestoreRequest, RestoreResult, restore_dump, restore_local
+from pgclone_admin.core.progress import Reporter, SilentReporter
+from pgclone_admin.core.restore import restore_dump, restore_local
 from pgclone_admin.core.server import Server
-from pgclone_admin.core.swap import SwapResult, swap
+from pgclone_admin.core.swap import SwapRequest, SwapResult, swap
+from pgclone_admin.core.target import RestoreRequest, RestoreResult
 from pgclone_admin.store import DumpStore
 from tests.support.postgres import PostgresServer
 from tests.support.sites import Site
@@ -163,13 +165,31 @@ def labelled(site: Site, dbname: str | None = None) -> str:
 
 
 def swapped(
-    site: Site, made: Database, *, user: str = "app", **changes: Any
+    site: Site,
+    made: Database,
+    *,
+    user: str = "app",
+    keeping: Keeping | None = None,
+    patience: float = 10.0,
+    reporter: Reporter | None = None,
+    **changes: Any,
 ) -> tuple[Database, Mark, SwapResult]:
-    """Swaps ``made`` in: what was live before, the mark it is parked under, the result."""
+    """Swaps ``made`` in: what was live before, the mark it is parked under, the result.
+
+    ``changes`` are fields of that mark.
+    """
     parked = Mark.new(name=derived_name(site.name, "swap"), kind="parked", of=site.name, **changes)
     with connected(site.server, user=user) as maintenance:
         live = maintenance.existing(site.name)
-        result = swap(maintenance.params, live=live, temporary=made, parked=parked)
+        asked = SwapRequest(
+            maintenance=maintenance.params,
+            live=live,
+            temporary=made,
+            parked=parked,
+            keeping=keeping or Keeping(),
+            patience=patience,
+        )
+        result = swap(asked, reporter or SilentReporter())
     return live, parked, result
 
 

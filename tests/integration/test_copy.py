@@ -212,7 +212,7 @@ def test_a_piped_copy_names_what_it_cannot_hold(make_site):
     with site.server.held_session(site.name):
         copy(site, ":piped", reporter=reporter)
     assert reporter.warnings == [
-        "left out, as only a superuser can create it: PUBLICATION everything"
+        "left out, as this role cannot create it here: PUBLICATION everything"
     ]
     assert site.fingerprint("piped").without("publications") == expected
     copy(site, ":template")

@@ -15,7 +15,7 @@ from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.hooks import load_hooks
 from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services.dumps import create_dump
-from pgclone_admin.services.restores import restore
+from pgclone_admin.services.restores import Variant, restore
 from tests.project.people.models import Note, Person
 from tests.support import CANARY, ROOT
 
@@ -252,7 +252,7 @@ def test_hooks_run_on_a_local_copy_and_beside(here):
         Arguments(dump_key=":post", pre_swap_hooks=["good_hook", "good_hook"]), verb="restore"
     )
     live = here.notes()
-    restore(options, SilentReporter(), beside=":beside")
+    restore(options, SilentReporter(), variant=Variant(beside=":beside"))
     assert here.notes("beside")[-2:] == [f"good hook in {here.name}__temp"] * 2
     assert here.notes() == live
 
@@ -408,7 +408,7 @@ def test_the_command_shows_what_hooks_say_and_ends_1_when_one_fails(project, not
     assert hint.startswith("hint: The live database was not touched. The temporary database")
     assert temporary in hint
     listed = project.pgclone("ls", "--local", "--json").ok().json()
-    assert (listed[0]["database"], listed[0]["kind"]) == (temporary, "temporary")
+    assert (listed[0]["database"], listed[0]["kind"]) == (temporary, "failed")
 
 
 def test_a_hook_that_fails_before_a_dump_ends_the_command_without_a_dump(project):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+
+from pgclone_admin.core.programs import choose_program, open_flaws
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -31,6 +35,10 @@ def test_a_plan_tells_what_is_replaced_and_changes_nothing(project):
     assert plan["hooks"] == ["migrate"]
     assert (plan["migrations"], plan["unknown_migrations"]) == ([], [])
     assert plan["restored_size"] > 1_000_000
+    assert plan["entries"]["TABLE"] == plan["entries"]["TABLE DATA"] > 5
+    assert plan["entries"]["INDEX"] > 3
+    assert (plan["tablespace"], plan["tablespaces"]) == ("pg_default", [])
+    assert plan["left_out"] == []
     assert codes(plan) == []
     assert (project.oid, project.server.databases(), project.files()) == (oid, databases, files)
 
@@ -42,7 +50,51 @@ def test_a_plan_as_text_says_so(project):
 
     assert lines[0].startswith("restore     " + key)
     assert any(line.startswith("replaces    the live database of ") for line in lines)
+    assert any(re.match(r"holds       .*\d+ table data, ", line) for line in lines)
+    needs = next(line for line in lines if line.startswith("needs "))
+    beside = next(line for line in lines if line.startswith("beside "))
+    size = r"\d+\.\d MB"
+    assert re.fullmatch(
+        f"needs       about {size} on the disk of the server: temporary {size}", needs
+    )
+    assert re.fullmatch(f"beside      live {size}; {size} in all, until the end", beside)
     assert lines[-1].strip() == "nothing stands in the way"
+
+
+def test_a_plan_adds_up_what_there_will_be_on_the_disk(project):
+    key = project.pgclone("dump").ok().lines[0]
+    project.pgclone("restore", key, "--reversible").ok()
+    project.run("CREATE TABLE more AS SELECT repeat('x', 900) FROM generate_series(1, 3000)")
+
+    plan = planned(project, key, "--reversible")
+
+    size = project.server.admin("SELECT pg_database_size(%s)", (project.name,))[0][0]
+    new = plan["restored_size"]
+    space = {(each["name"], each["is_new"]): each["size"] for each in plan["space"]}
+    older = [space.pop((copy, False)) for copy in (":pre", ":post")]
+    live = space[("live", False)]
+    assert space == {("live", False): live, ("temporary", True): new, (":post", True): new}
+    # Autovacuum may add some pages between two looks.
+    assert live == pytest.approx(size, abs=500_000)
+    assert all(each > 1_000_000 for each in older)
+    assert plan["needed_size"] == 2 * new
+    assert plan["peak_size"] == live + sum(older) + 2 * new
+    assert planned(project, key)["needed_size"] == new
+    # An undo makes a copy of what it restores, and no other.
+    undone = planned(project, ":pre")
+    assert undone["needed_size"] == undone["restored_size"] == pytest.approx(older[0], abs=500_000)
+
+
+def test_a_plan_of_a_dump_without_a_manifest_says_what_it_cannot_tell(project):
+    key = project.pgclone("dump").ok().lines[0]
+    (project.storage_root / f"{key}.json").unlink()
+
+    plan = planned(project, key)
+    shown = project.pgclone("restore", key, "--plan").ok().stdout
+
+    assert plan["needed_size"] is plan["peak_size"] is None
+    assert plan["entries"]["TABLE"] > 5
+    assert "needs       room that cannot be told" in shown
 
 
 def test_a_plan_names_migrations_that_will_run(make_project):
@@ -152,3 +204,19 @@ def test_a_prepared_transaction_stops_a_restore(project):
         project.server.run("ROLLBACK PREPARED 'plan test'", dbname=project.name, user="app")
 
     assert "prepared transactions: plan test" in failed.stderr
+
+
+def test_f42_a_plan_warns_of_a_dump_from_elsewhere_where_pg_restore_has_a_known_flaw(project):
+    key = project.pgclone("dump").ok().lines[0]
+    assert not any("can run code" in warning for warning in planned(project, key)["warnings"])
+    (project.storage_root / f"{key}.json").unlink()
+
+    warnings = planned(project, key)["warnings"]
+
+    program = choose_program(
+        "pg_restore", server_major=project.server.major, directories=[str(project.server.bin_dir)]
+    )
+    told = [warning for warning in warnings if "can run code on this machine" in warning]
+    assert [all(flaw in text for flaw in open_flaws(program)) for text in told] == (
+        [True] if open_flaws(program) else []
+    )

@@ -101,7 +101,7 @@ def test_a_dump_and_its_restore_give_an_equal_database(any_pg, make_site, storag
     assert site.database_properties() == properties
     assert site.oid not in (oid, None)
     assert result.database == site.name
-    assert result.swap_seconds < 5
+    assert result.swap.seconds < 5
     assert result.report.skipped_grants == []
     assert result.report.unchecked_foreign_keys == []
     assert result.report.tolerated == []
@@ -161,7 +161,7 @@ def test_a_database_that_does_not_exist_yet_is_made(site, make_site, storage_roo
     result = restore(missing, key, storage_root, reversible=True)
 
     assert missing.fingerprint() == content
-    assert result.swap_seconds is None
+    assert result.swap is None
     assert missing.database_properties()["owner"] == "app"
     assert missing.database_properties()["comment"] is None
     assert kinds(missing) == {}
@@ -471,15 +471,17 @@ def test_a_second_reversible_restore_replaces_pre_and_post(make_site, storage_ro
     assert len(kinds(site)) == 2
 
 
-def test_a_reversible_restore_that_does_not_swap_leaves_no_post_of_its_own(make_site, storage_root):
+def test_a_reversible_restore_that_does_not_swap_leaves_the_copies_of_the_one_before(
+    make_site, storage_root
+):
     """ ":post" would otherwise hold what was never live."""
     site = make_site(empty=True)
     site.server.admin(f'GRANT CONNECT ON DATABASE "{site.name}" TO other')
     key = take(site, storage_root)
     marker(site, "before")
     restore(site, key, storage_root, reversible=True)
-    pre = derived_name(site.name, "pre")
-    kept, live = site.server.oid(pre), site.oid
+    pre, post = (derived_name(site.name, role) for role in ("pre", "post"))
+    kept, live = [site.server.oid(pre), site.server.oid(post)], site.oid
 
     def hook(name):
         marker(site, "never live", name)
@@ -491,8 +493,8 @@ def test_a_reversible_restore_that_does_not_swap_leaves_no_post_of_its_own(make_
         restore(site, key, storage_root, reversible=True, hooks=hook)
 
     assert site.oid == live
-    assert site.server.oid(pre) == kept
-    assert kinds(site) == {pre: "pre"}
+    assert [site.server.oid(pre), site.server.oid(post)] == kept
+    assert kinds(site) == {pre: "pre", post: "post"}
 
 
 @pytest.mark.parametrize(("old", "new"), [("previous", "pre"), ("current", "post")])
@@ -559,7 +561,7 @@ def test_a_restore_beside_leaves_the_live_database_alone(any_pg, make_site, stor
     assert site.oid == oid
     assert site.database_properties() == properties
     assert result.database == beside.name
-    assert result.swap_seconds is None
+    assert result.swap is None
     assert site.fingerprint(beside.name) == content
     assert kinds(site) == {beside.name: "beside"}
     assert site.database_properties(beside.name)["owner"] == "app"
@@ -769,7 +771,7 @@ def test_a_failing_hook_keeps_the_temporary_database_until_the_next_restore(
         restore(site, key, storage_root, reversible=True, hooks=hook)
     assert temporary in raised.value.hint
     assert marked_as(site, temporary) == "hooked"
-    assert kinds(site) == {temporary: "temporary"}
+    assert kinds(site) == {temporary: "failed"}
     nothing_left_behind.check(allow=[temporary])
 
     restore(site, key, storage_root)
@@ -810,7 +812,7 @@ def test_what_cannot_be_cleaned_up_after_the_swap_is_said_and_done_next_time(
     reporter = SilentReporter()
     with site.server.held_session(f"{site.name}__pre", user="other"):
         result = restore(site, key, storage_root, reporter=reporter)
-    assert result.swap_seconds is not None
+    assert result.swap is not None
     assert marked_as(site) == ""
     assert len(reporter.warnings) == 1
     assert "the next one has to clean up" in reporter.warnings[0]

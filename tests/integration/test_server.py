@@ -28,6 +28,7 @@ from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services.copies import copy_live
 from pgclone_admin.services.dumps import create_dump
 from pgclone_admin.services.listing import list_local
+from pgclone_admin.services.restores import Variant
 from pgclone_admin.services.restores import restore as restore_service
 from tests.support import CANARY
 from tests.support.postgres import PASSWORDS, available
@@ -410,14 +411,14 @@ def test_nothing_of_the_server_or_the_settings_is_restored_over_as_a_copy(here, 
     options = resolve(Arguments(dump_key=":a copy"), verb="restore")
     copy_live(resolve(Arguments(), verb=""), ":a copy", SilentReporter())
     with unchanged(here), pytest.raises(DatabaseProtected, match="left alone"):
-        restore_service(options, SilentReporter(), beside=f":{name}")
+        restore_service(options, SilentReporter(), variant=Variant(beside=f":{name}"))
 
 
 def test_what_was_restored_beside_is_listed_with_its_source(here, storage_root):
     key = take(here, storage_root).text
     oid = here.oid
     options = resolve(Arguments(dump_key=key), verb="restore")
-    restored = restore_service(options, SilentReporter(), beside=":to look at")
+    restored = restore_service(options, SilentReporter(), variant=Variant(beside=":to look at"))
     assert restored.result.database == "to look at"
     (entry,) = [e for e in list_local(resolve(Arguments(), verb="")) if e.database == "to look at"]
     assert (str(entry.key), entry.kind, entry.source) == (":to look at", "beside", key)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,6 +228,8 @@ class Project(Site):
         self.folder = manage.folder
         self.storage_root = storage
         self.socket = False
+        self.apps: list[str] = []
+        """Apps that the project has beside the usual ones."""
         self.settings: dict[str, Any] = {
             "PGCLONE_STORAGE_LOCATION": f"{storage}/",
             "PGCLONE_INSTANCE": "here",
@@ -241,6 +243,7 @@ class Project(Site):
     def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         return {
             "database": self,
+            "apps": self.apps,
             **options,
             "settings": {**self.settings, **(options.get("settings") or {})},
         }
@@ -290,7 +293,9 @@ class Project(Site):
         ]
 
 
-def fill_people(server: PostgresServer, name: str, manage: Manage, upto: str | None) -> None:
+def fill_people(
+    server: PostgresServer, name: str, manage: Manage, upto: str | None, apps: Sequence[str]
+) -> None:
     """Migrate an empty database up to ``upto`` and write some rows."""
     for target in [["people", upto], ["contenttypes"], ["auth"]] if upto else [[]]:
         manage(
@@ -299,6 +304,7 @@ def fill_people(server: PostgresServer, name: str, manage: Manage, upto: str | N
             *target,
             database=server.dsn_dict(name),
             without_app=True,
+            apps=list(apps),
         ).ok()
     with (
         contextlib.closing(server.connect(name, "app")) as connection,
@@ -326,18 +332,22 @@ def make_project(
     *,
     name: str | None = None,
     upto: str | None = None,
+    apps: Sequence[str] = (),
     extra: str = "",
 ) -> Project:
     """A migrated database of role ``app`` in a `Project`.
 
-    ``upto="0001"``: as it was before the second migration. ``name``: any database name.
+    ``upto="0001"``: as it was before the second migration. ``name``: any database name. ``apps``
+    are installed beside the usual ones.
     """
     source = template(
         server,
-        f"people_{upto or 'latest'}",
-        lambda filled: fill_people(server, filled, manage, upto),
+        "_".join(["people", upto or "latest", *(app.rpartition(".")[2] for app in apps)]),
+        lambda filled: fill_people(server, filled, manage, upto, apps),
     )
     chosen = server.fresh_name("project") if name is None else name
     server.create_database(chosen, template=source, extra=extra)
     storage.mkdir(parents=True, exist_ok=True)
-    return Project(server, chosen, manage, storage)
+    project = Project(server, chosen, manage, storage)
+    project.apps = list(apps)
+    return project

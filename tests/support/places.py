@@ -25,13 +25,8 @@ from pgclone_admin.core.manifest import Manifest
 from pgclone_admin.core.names import DumpKey
 from pgclone_admin.core.programs import Codec
 from pgclone_admin.core.progress import Reporter, SilentReporter
-from pgclone_admin.core.restore import (
-    RestoreRequest,
-    RestoreResult,
-    Source,
-    TemporaryHooks,
-    restore_dump,
-)
+from pgclone_admin.core.restore import Source, TemporaryHooks, restore_dump
+from pgclone_admin.core.target import RestoreRequest, RestoreResult
 from pgclone_admin.storage import Backend, open_backend
 from pgclone_admin.store import DumpStore
 

@@ -39,6 +39,7 @@ LAYERS = [
             "plan",
             "settings",
             "databases",
+            "kept",
         },
     ),
     ("core", {"core"}),

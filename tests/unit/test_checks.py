@@ -6,11 +6,18 @@ from typing import Any
 
 import pgconnection
 import pytest
+from django.contrib.auth.models import Permission
 from django.core.checks import run_checks
 from django.test import override_settings
 
-from pgclone_admin.routing import configure
-from tests.unit.helpers import SetDatabases, three_aliases
+from pgclone_admin.routing import configure, connect_again
+from tests.unit.helpers import SetDatabases, alias_settings, three_aliases
+
+
+@pytest.fixture(autouse=True)
+def configured(set_databases: SetDatabases) -> None:
+    """DATABASES as a project should have them."""
+    set_databases(configure(three_aliases()))
 
 
 def ours() -> list[tuple[str, str]]:
@@ -90,12 +97,6 @@ def test_every_setting_that_cannot_be_used_is_told() -> None:
         assert len(ours()) == 3
 
 
-def test_a_mapping_of_the_app_and_a_plain_one_are_right(set_databases: SetDatabases) -> None:
-    for databases in (configure(three_aliases()), three_aliases()):
-        set_databases(databases)
-        assert ours() == []
-
-
 def test_a_mapping_of_pgconnection_itself_is_an_error_of_every_check(
     set_databases: SetDatabases,
 ) -> None:
@@ -109,11 +110,145 @@ def test_a_mapping_of_pgconnection_itself_is_an_error_of_every_check(
 def test_pgconnection_together_with_psycopg_3_is_an_error(
     set_databases: SetDatabases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Stands in for a site where Django uses psycopg 3.
+    # Stands in for a site that got psycopg 3 after DATABASES was made.
     monkeypatch.setattr("django.db.backends.postgresql.psycopg_any.is_psycopg3", True)
-    set_databases(configure(three_aliases()))
     ((identifier, message),) = ours()
     assert identifier == "pgclone_admin.E002"
     assert "psycopg 3" in message
     set_databases(three_aliases())
+    assert ours() == []
+
+
+# -- kept tables -----------------------------------------------------------------------------------
+
+
+def leading(between: str) -> tuple[str, str]:
+    return (
+        "pgclone_admin.E005",
+        f"{between} leads from a kept table to another one, or from another one to a kept one",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kept", "found"),
+    [
+        ([], []),
+        (["people"], []),  # its relations lead to itself
+        (["contenttypes"], [leading("auth.Permission.content_type")]),
+        (["auth"], [leading("auth.Permission.content_type")]),
+        (["auth", "contenttypes"], []),
+        (["sessions"], [("pgclone_admin.E003", "PGCLONE_KEEP_APPS names apps that are not")]),
+    ],
+)
+def test_a_relation_between_a_kept_table_and_another_one_is_an_error(
+    kept: list[str], found: list[tuple[str, str]]
+) -> None:
+    with override_settings(PGCLONE_KEEP_APPS=kept):
+        told = ours()
+    assert [identifier for identifier, _ in told] == [identifier for identifier, _ in found]
+    assert all(
+        said.startswith(expected) for (_, said), (_, expected) in zip(told, found, strict=True)
+    )
+
+
+def test_a_relation_that_the_database_does_not_know_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    field = Permission._meta.get_field("content_type")
+    with override_settings(PGCLONE_KEEP_APPS=["auth"]):
+        with monkeypatch.context() as patch:
+            patch.setattr(field, "db_constraint", False)
+            assert ours() == []
+        assert len(ours()) == 1
+        monkeypatch.setattr(Permission._meta, "managed", False)
+        assert ours() == []
+
+
+# -- clients of a database that is swapped ---------------------------------------------------------
+
+
+def hints(identifier: str) -> list[str]:
+    return [str(found.hint) for found in run_checks() if found.id == f"pgclone_admin.{identifier}"]
+
+
+CAN_FAIL = "what connects to a database while a restore is swapped in can fail once: "
+
+
+def test_a_plain_mapping_is_a_warning(set_databases: SetDatabases) -> None:
+    set_databases(three_aliases())
+    assert ours() == [("pgclone_admin.W002", f"{CAN_FAIL}default, reporting, other")]
+    assert hints("W002") == ["Write DATABASES = pgclone_admin.routing.configure({...})."]
+
+
+def test_a_plain_mapping_that_connects_again_is_right(set_databases: SetDatabases) -> None:
+    set_databases(
+        {
+            "default": alias_settings("live", OPTIONS={"connection_factory": connect_again}),
+            "cache": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"},
+        }
+    )
+    assert ours() == []
+
+
+def test_an_engine_that_configure_does_not_know_by_its_name_is_a_warning(
+    set_databases: SetDatabases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    databases = three_aliases()
+    configured = configure(databases)
+    del configured["other"]["OPTIONS"]["connection_factory"]
+    set_databases(configured)
+    assert ours() == [("pgclone_admin.W002", f"{CAN_FAIL}other")]
+    assert hints("W002") == [
+        'Write "connection_factory": pgclone_admin.routing.connect_again in its OPTIONS.'
+    ]
+
+
+def test_with_psycopg_3_nobody_is_told_to_do_what_cannot_be_done(
+    set_databases: SetDatabases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Stands in for a site where Django uses psycopg 3.
+    monkeypatch.setattr("django.db.backends.postgresql.psycopg_any.is_psycopg3", True)
+    set_databases(configure(three_aliases()))
+    assert ours() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({}, False),
+        ({"CONN_MAX_AGE": 600}, True),
+        ({"CONN_MAX_AGE": None}, True),
+        ({"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}, False),
+        ({"CONN_MAX_AGE": 0, "CONN_HEALTH_CHECKS": True}, False),
+        ({"OPTIONS": {"pool": True}}, True),
+        ({"OPTIONS": {"pool": True}, "CONN_HEALTH_CHECKS": True}, False),
+    ],
+)
+def test_connections_that_are_kept_without_a_check_are_a_warning(
+    set_databases: SetDatabases, changes: dict[str, Any], warned: bool
+) -> None:
+    set_databases(configure(three_aliases(**changes)))
+    message = (
+        'connections of the database "default" are kept without being checked: after a restore '
+        "each of them fails once"
+    )
+    assert ours() == ([("pgclone_admin.W003", message)] if warned else [])
+    told = ['Write "CONN_HEALTH_CHECKS": True in DATABASES["default"].']
+    assert hints("W003") == (told if warned else [])
+
+
+def test_where_nothing_may_be_restored_clients_are_left_in_peace(
+    set_databases: SetDatabases,
+) -> None:
+    set_databases(three_aliases(CONN_MAX_AGE=600))
+    assert {identifier for identifier, _ in ours()} == {"pgclone_admin.W002", "pgclone_admin.W003"}
+    with override_settings(PGCLONE_ALLOW_RESTORE=False):
+        assert ours() == []
+    with override_settings(PGCLONE_ALLOW_RESTORE="no"):
+        assert len(ours()) == 3
+
+
+def test_another_kind_of_database_is_none_of_this(set_databases: SetDatabases) -> None:
+    sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:", "CONN_MAX_AGE": 600}
+    set_databases({"default": sqlite})
     assert ours() == []

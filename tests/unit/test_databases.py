@@ -10,7 +10,12 @@ from django.test import override_settings
 
 from pgclone_admin.core.connection import ConnectionParams
 from pgclone_admin.core.errors import ConfigurationError, InvalidName, UnknownDatabase
-from pgclone_admin.databases import live_name, maintenance_params, protected_names
+from pgclone_admin.databases import (
+    live_name,
+    maintenance_params,
+    protected_names,
+    standby_candidates,
+)
 from pgclone_admin.routing import configure
 from tests.unit.core.test_connection import TLS_OPTIONS
 from tests.unit.helpers import SetDatabases, alias_settings, three_aliases
@@ -178,6 +183,42 @@ def test_f51_a_connection_of_its_own_may_not_say_anything_else(own: Any, said: s
 
 
 # -- what is never dropped ------------------------------------------------------------------------
+
+
+# -- standbys -------------------------------------------------------------------------------------
+
+
+def test_a_standby_may_be_what_has_the_same_name_on_another_server(
+    set_databases: SetDatabases,
+) -> None:
+    set_databases(
+        {
+            **three_aliases(),
+            "replica": alias_settings("live", HOST="192.0.2.7", USER="reader"),
+            "the same replica": alias_settings("live", HOST="192.0.2.7"),
+            "on another port": alias_settings("live", PORT=2),
+            "by another role": alias_settings("live", USER="other"),
+            "cache": {"ENGINE": "django.db.backends.sqlite3", "NAME": "live"},
+        }
+    )
+    found = {(params.host, params.port): params for params in standby_candidates("default")}
+    assert set(found) == {("192.0.2.7", "1"), ("127.0.0.1", "2")}
+    assert {params.dbname for params in found.values()} == {"postgres"}
+    assert len(standby_candidates("default")) == 2
+    assert standby_candidates("reporting") == []
+
+
+def test_a_standby_may_have_a_connection_of_its_own(set_databases: SetDatabases) -> None:
+    set_databases({**three_aliases(), "replica": alias_settings("live", HOST="192.0.2.7")})
+    with override_settings(
+        PGCLONE_CONNECTIONS={"replica": {"USER": "maintenance", "HOST": "192.0.2.8"}},
+        PGCLONE_CONN_DB="maintenance_db",
+    ):
+        (found,) = standby_candidates("default")
+    assert (found.host, found.user, found.dbname) == ("192.0.2.8", "maintenance", "maintenance_db")
+
+
+# -- what is protected -----------------------------------------------------------------------------
 
 
 def test_every_database_of_the_settings_is_protected() -> None:

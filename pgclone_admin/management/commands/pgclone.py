@@ -1,4 +1,4 @@
-"""``manage.py pgclone``: ls, dump, restore, copy, cat, import."""
+"""``manage.py pgclone``: ls, dump, restore, swap, copy, cat, import, recover, doctor."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from typing import Any, TextIO, cast
 import psycopg2
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from ...core.doctor import Level
 from ...core.errors import PgcloneError, UsageError
+from ...core.recovery import Outcome
 from ...core.server import refused
+from ...core.target import RestoreResult
 from ...options import Options, resolve
-from ...services import copies, dumps, listing, restores
+from ...services import copies, doctor, dumps, listing, recovery, restores
 from ...store import DumpEntry
 from ..arguments import VERBS, add_django_options, given_arguments, take_key_from_hooks
+from ..care_text import finding_lines, recovered_line, summary_line
 from ..console import ConsoleReporter, cancel_on_signals, human_age, human_size
 from ..plan_text import plan_lines
 
@@ -152,32 +156,42 @@ class Command(BaseCommand):
     def _restore(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
         take_key_from_hooks(given)
         options = resolve(given_arguments(given), verb="restore")
-        if given["plan"]:
-            self._plan(options, given)
-            return
-        restored = restores.restore(
-            options, reporter, beside=given["to"], trust_foreign=given["trust"]
+        variant = restores.Variant(
+            beside=given["to"],
+            hold=given["hold"],
+            trust_foreign=given["trust"],
+            ignore_standbys=given["ignore_standbys"],
         )
-        result = restored.result
+        if given["plan"]:
+            self._plan(options, variant, given)
+            return
+        restored = restores.restore(options, reporter, variant=variant)
         reporter.close()
-        if result.swap_seconds is not None:
-            reporter.note(f"clients waited {result.swap_seconds:.2f} s for the swap")
+        self._tell_of_swap(restored.result, reporter)
         if given["json"]:
-            self._print_json(
-                {
-                    "key": str(restored.key),
-                    "database": result.database,
-                    "swap_seconds": result.swap_seconds,
-                    "skipped_grants": result.report.skipped_grants,
-                    "unchecked_foreign_keys": result.report.unchecked_foreign_keys,
-                    "tolerated": result.report.tolerated,
-                }
-            )
+            self._print_json({"key": str(restored.key), **_result(restored.result)})
         else:
             self._print([str(restored.key)])
 
-    def _plan(self, options: Options, given: dict[str, Any]) -> None:
-        plan = restores.plan_restore(options, beside=given["to"], trust_foreign=given["trust"])
+    def _swap(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
+        options = resolve(given_arguments(given), verb="restore")
+        result = restores.swap(options, reporter, ignore_standbys=given["ignore_standbys"])
+        reporter.close()
+        self._tell_of_swap(result, reporter)
+        if given["json"]:
+            self._print_json(_result(result))
+        else:
+            self._print([result.database])
+
+    @staticmethod
+    def _tell_of_swap(result: RestoreResult, reporter: ConsoleReporter) -> None:
+        if result.swap is not None:
+            reporter.note(f"clients waited {result.swap.seconds:.2f} s for the swap")
+            if result.swap.attempts > 1:
+                reporter.note(f"{result.swap.attempts} attempts were needed")
+
+    def _plan(self, options: Options, variant: restores.Variant, given: dict[str, Any]) -> None:
+        plan = restores.plan_restore(options, variant=variant)
         if given["json"]:
             self._print_json(dataclasses.asdict(plan))
         else:
@@ -226,6 +240,36 @@ class Command(BaseCommand):
         else:
             self._print([manifest.key])
 
+    def _recover(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
+        options = resolve(given_arguments(given), verb="")
+        dry_run = given["dry_run"]
+        done = []
+        for item in recovery.recover(options, older_than=given["older_than"], dry_run=dry_run):
+            done.append(item)
+            if not given["json"]:
+                self._print([recovered_line(item, dry_run=dry_run)])
+        if given["json"]:
+            found = [dataclasses.asdict(item) for item in done]
+            self._print_json({"dry_run": dry_run, "found": found})
+        elif not done:
+            self._print(["nothing was left behind"])
+        if any(item.outcome is Outcome.FAILED for item in done):
+            sys.exit(1)
+
+    def _doctor(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
+        options = resolve(given_arguments(given), verb="")
+        findings = []
+        for finding in doctor.examine(options):
+            findings.append(finding)
+            if not given["json"]:
+                self._print(list(finding_lines(finding)))
+        if given["json"]:
+            self._print_json([dataclasses.asdict(finding) for finding in findings])
+        else:
+            self._print([summary_line(findings)])
+        if any(finding.level is Level.PROBLEM for finding in findings):
+            sys.exit(1)
+
     # -- output
 
     def _print(self, lines: Sequence[str], as_json: bool = False) -> None:
@@ -254,6 +298,20 @@ class _Failure(Exception):
     def __init__(self, error: PgcloneError) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+def _result(result: RestoreResult) -> dict[str, Any]:
+    swap = result.swap
+    return {
+        "database": result.database,
+        "swap_seconds": None if swap is None else swap.seconds,
+        "kept_seconds": None if swap is None else swap.kept_seconds,
+        "attempts": None if swap is None else swap.attempts,
+        "left_out": result.report.left_out,
+        "skipped_grants": result.report.skipped_grants,
+        "unchecked_foreign_keys": result.report.unchecked_foreign_keys,
+        "tolerated": result.report.tolerated,
+    }
 
 
 def _described(entry: DumpEntry) -> dict[str, Any]:

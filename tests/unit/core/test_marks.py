@@ -10,8 +10,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg2 import sql
 
-from pgclone_admin.core.marks import MARK_PREFIX, Mark, new_database_name
+from pgclone_admin.core.marks import (
+    MARK_PREFIX,
+    Database,
+    Mark,
+    new_database_name,
+    option,
+    options_like,
+)
 from tests.unit import PROPERTY, any_text, names
 
 
@@ -87,3 +95,29 @@ def test_a_new_database_has_a_name_of_ours_that_nobody_else_has() -> None:
     made = {new_database_name() for _ in range(100)}
     assert len(made) == 100
     assert all(re.fullmatch(r"pgclone_new_[0-9a-f]{16}", name) for name in made)
+
+
+@pytest.mark.parametrize("column", ["daticulocale", "datlocale"], ids=["16", "17 and newer"])
+def test_a_database_is_made_with_the_icu_rules_of_its_model(column: str) -> None:
+    model = Database(
+        oid=1,
+        name="shop",
+        owner="app",
+        is_template=False,
+        allows_connections=True,
+        connection_limit=-1,
+        comment=None,
+        tablespace="pg_default",
+        encoding="UTF8",
+        row={
+            "datcollate": "C",
+            "datctype": "C",
+            "datlocprovider": "i",
+            column: "de-DE",
+            "daticurules": "&a < 'z'",
+        },
+    )
+    options = options_like(model)
+    assert option("LOCALE_PROVIDER", sql.SQL("icu")) in options
+    assert option("ICU_LOCALE", sql.Literal("de-DE")) in options
+    assert option("ICU_RULES", sql.Literal("&a < 'z'")) in options

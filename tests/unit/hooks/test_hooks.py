@@ -49,6 +49,7 @@ def test_a_name_that_is_close_to_others_names_them() -> None:
     assert "migrate" in caught.value.hint
 
 
+@override_settings(PGCLONE_ALLOW_RESTORE=False)  # DATABASES of the tests would be warned of
 def test_what_a_hook_says_is_reported_line_by_line() -> None:
     reporter = SilentReporter()
     run_hooks(load_hooks(["check"]), alias="default", database="placeholder", reporter=reporter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ def arguments(*argv: str) -> Arguments:
 # -- the verbs ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", ["ls", "dump", "restore", "copy", "cat", "import"])
+@pytest.mark.parametrize("verb", [name for name, _summary, _add in VERBS])
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(verb, "--help")
@@ -68,6 +69,15 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
         ("dump", "-d"),
         ("dump", "--reversible"),
         ("dump", "-v", "9"),
+        ("recover", "x"),
+        ("recover", "--older-than", "soon"),
+        ("recover", "--older-than", "-1"),
+        ("recover", "--older-than", "nan"),
+        ("recover", "--older-than", "1e9"),
+        ("doctor", "x"),
+        ("swap", "key"),
+        ("swap", "-s", "dumps"),
+        ("swap", "--pre-swap-hook"),
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error(
@@ -79,12 +89,19 @@ def test_what_cannot_be_meant_is_a_usage_error(
     assert "usage: manage.py pgclone" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["ls", "dump", "restore"])
+@pytest.mark.parametrize(
+    ("argv", "hours"), [((), 24), (("--older-than", "0"), 0), (("--older-than", "1.5"), 1.5)]
+)
+def test_the_age_of_leftovers_is_in_hours(argv: tuple[str, ...], hours: float) -> None:
+    assert parse("recover", *argv)["older_than"] == timedelta(hours=hours)
+
+
+@pytest.mark.parametrize("verb", ["ls", "dump", "restore", "recover", "doctor"])
 def test_without_flags_everything_is_left_open(verb: str) -> None:
     assert arguments(verb) == Arguments()
 
 
-@pytest.mark.parametrize("verb", ["ls", "dump", "restore", "import x"])
+@pytest.mark.parametrize("verb", ["ls", "dump", "restore", "import x", "recover", "doctor"])
 def test_flags_that_verbs_share(verb: str) -> None:
     long = ("--database", "reporting", "--storage-location", "s3://b/p", "--config", "nightly")
     short = ("-d", "reporting", "-s", "s3://b/p", "-c", "nightly")
@@ -237,6 +254,19 @@ def test_hooks_before_a_swap_add_up_and_leave_the_key(
 def test_reversible_is_yes_no_or_left_open(argv: tuple[str, ...], reversible: bool | None) -> None:
     assert arguments("restore", *argv).reversible is reversible
     assert arguments("restore", ":pre", *argv).reversible is reversible
+
+
+def test_a_restore_may_stop_before_the_swap_which_is_made_later() -> None:
+    given = parse("restore", FULL_KEY)
+    assert (given["hold"], given["ignore_standbys"]) == (False, False)
+    given = parse("restore", FULL_KEY, "--hold", "--ignore-standbys")
+    assert (given["hold"], given["ignore_standbys"]) == (True, True)
+    assert arguments("swap") == Arguments()
+    assert arguments("swap", "-r", "-d", "reporting", "-c", "nightly") == Arguments(
+        reversible=True, database="reporting", config="nightly"
+    )
+    assert parse("swap")["ignore_standbys"] is False
+    assert parse("swap", "--ignore-standbys", "--json")["ignore_standbys"] is True
 
 
 def test_a_restore_may_go_beside_and_trust() -> None:

@@ -1,0 +1,434 @@
+"""Brings the rows of the kept tables from the live database to the temporary one.
+
+Everything is copied while the site goes on writing. Later, in a moment in which it may not write,
+only what has changed since is brought over:
+
+- A row that was inserted or updated has an ``xmin`` that is not older than the oldest transaction
+  that was running when the copy began. (Some rows that are older have one too: they come twice.)
+- A row that was deleted is still there for a session whose snapshot is as old as the copy, and has
+  an ``xmax``. (So have rows that were updated or locked, which the live database still has.)
+
+Both take one look at each row and no sorting, hashing or comparing: a million rows are looked at in
+some tenths of a second.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg2
+from psycopg2 import sql
+
+from .connection import Connection, one_row
+from .kept import KeptTable
+
+BATCH = 5_000
+"""Rows that are looked at together when some are to be left behind."""
+
+FEW_KEYS = 500
+"""Keys that are looked up by one statement."""
+
+
+class TooSlow(Exception):
+    """Somebody would have to wait for too long."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """The live database at the time of the last copy."""
+
+    horizon: str
+    """The oldest transaction that was running then."""
+    files: dict[int, int]
+    """The file of each table: another one after TRUNCATE, which leaves no trace in the rows."""
+
+
+@dataclass
+class Carrier:
+    """The kept tables on their way.
+
+    Its methods take connections without autocommit, prepared by :func:`speak_alike`. ``past`` is a
+    second one to the live database, the same one in every call: between two calls its transaction
+    goes on seeing what was there at the first, and holds no lock on a table.
+    """
+
+    tables: Sequence[KeptTable]
+    _state: _State | None = None
+    _filtered: dict[int, bool] = field(default_factory=dict)
+    _until: float = math.inf
+
+    @property
+    def can_catch_up(self) -> bool:
+        """Whether the rows were copied, and are known to be those of some moment."""
+        return self._state is not None
+
+    def copy(self, live: Connection, temporary: Connection, past: Connection) -> None:
+        """Copies all rows, as of one moment, without a lock. What was copied before is replaced."""
+        self._state = None
+        with _snapshot(live) as there:
+            with self._target(temporary) as here:
+                self._look_at_rules(there, here)
+                state = self._look_at_tables(there)
+                self._copy_all(there, here)
+                self._set_sequences(there, here)
+            self._remember(there, past, state)
+        with self._target(temporary) as here:
+            for table in self.tables:
+                here.execute(sql.SQL("ANALYZE {}").format(table.identifier))
+
+    def catch_up(
+        self,
+        live: Connection,
+        temporary: Connection,
+        past: Connection,
+        *,
+        locked: bool = False,
+        until: float = math.inf,
+    ) -> int:
+        """Brings over what has changed since the last call; returns the number of rows.
+
+        With ``locked`` the transaction of ``live`` holds locks by which nobody else can write to
+        the tables, and goes on; afterwards both databases hold the same rows. Otherwise it is done
+        to leave less for then. :class:`TooSlow`, with nothing done, when it takes until the time
+        ``until`` (of the monotonic clock) or a ``statement_timeout`` is over.
+        """
+        before = self._state
+        assert before is not None, "nothing was copied yet"
+        self._until = until
+        with live.cursor() if locked else _snapshot(live) as there:
+            try:
+                with self._target(temporary) as here:
+                    state = self._look_at_tables(there)
+                    if state.files != before.files:
+                        changed = self._copy_all(there, here)
+                    else:
+                        changed = sum(
+                            self._catch_up(there, past, here, table, before.horizon)
+                            for table in self.tables
+                        )
+                    self._set_sequences(there, here)
+            except psycopg2.errors.QueryCanceled as error:
+                if locked:
+                    raise TooSlow from error
+                raise
+            # Only now: had the transaction failed, the next one would have had to begin where it
+            # did.
+            self._remember(there, past, state)
+        return changed
+
+    @contextmanager
+    def _target(self, temporary: Connection) -> Iterator[Any]:
+        """A transaction on the temporary database, in which the triggers of the site rest: what
+        they did was done when the rows were written first."""
+        with temporary.cursor() as cursor:
+            try:
+                with _resting_triggers(cursor, self.tables):
+                    yield cursor
+                temporary.commit()
+            finally:
+                if not temporary.closed:
+                    temporary.rollback()
+
+    def _look_at_tables(self, there: Any) -> _State:
+        there.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::xid::text")
+        horizon = str(one_row(there)[0])
+        there.execute(
+            "SELECT oid::bigint, pg_relation_filenode(oid)::bigint FROM pg_class"
+            " WHERE oid = ANY(%s::oid[])",
+            [[table.oid for table in self.tables]],
+        )
+        return _State(horizon, dict(there.fetchall()))
+
+    def _remember(self, there: Any, past: Connection, state: _State) -> None:
+        """Has ``past`` see from now on what ``there`` sees."""
+        self._state = None
+        there.execute("SELECT pg_export_snapshot()")
+        snapshot = one_row(there)[0]
+        past.rollback()
+        with past.cursor() as then:
+            then.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            then.execute("SET TRANSACTION SNAPSHOT %s", [snapshot])
+        self._state = state
+
+    # -- the whole
+
+    def _copy_all(self, there: Any, here: Any) -> int:
+        self._empty(here)
+        return sum(self._copy_table(there, here, table) for table in self.tables)
+
+    def _look_at_rules(self, there: Any, here: Any) -> None:
+        self._filtered = {
+            table.oid: table.rule is not None and table.rule.prepare(there, here)
+            for table in self.tables
+        }
+
+    def _empty(self, here: Any) -> None:
+        if self.tables:
+            names = sql.SQL(", ").join(table.identifier for table in self.tables)
+            here.execute(sql.SQL("TRUNCATE {}").format(names))
+
+    def _copy_table(self, there: Any, here: Any, table: KeptTable) -> int:
+        into = _copy_in(table.identifier, table.columns)
+        pipe(there, _copy_out(table, table.columns), here, into)
+        count = int(here.rowcount)
+        self._leave_behind(here, table, table.identifier)
+        return count
+
+    def _leave_behind(self, here: Any, table: KeptTable, source: sql.Composable) -> None:
+        """Deletes those rows of the table that its rule does not let come along.
+
+        ``source`` is where to look: the table itself, or the rows that have just come.
+        """
+        if not self._filtered[table.oid] or table.rule is None:
+            return
+        columns = (*table.key, *table.rule.columns)
+        query = sql.SQL("SELECT {} FROM {}").format(_names(columns), source)
+        with here.connection.cursor(name="pgclone_rows") as rows:
+            rows.itersize = BATCH
+            rows.execute(query)
+            while batch := rows.fetchmany(BATCH):
+                width = len(table.key)
+                gone = [row[:width] for row in batch if table.rule.is_left_behind(row[width:])]
+                if gone:
+                    here.execute(
+                        sql.SQL("DELETE FROM {} AS t WHERE ({}) IN {}").format(
+                            table.identifier, _names(table.key, "t"), sql.Literal(tuple(gone))
+                        )
+                    )
+
+    def _set_sequences(self, there: Any, here: Any) -> None:
+        for table in self.tables:
+            for sequence in table.sequences:
+                name = sql.Identifier(sequence.schema, sequence.name)
+                there.execute(sql.SQL("SELECT last_value, is_called FROM {}").format(name))
+                here.execute(
+                    "SELECT setval(%s::regclass, %s, %s)", [sequence.quoted, *one_row(there)]
+                )
+
+    # -- the changes
+
+    def _catch_up(
+        self, there: Any, past: Connection, here: Any, table: KeptTable, horizon: str
+    ) -> int:
+        if not table.key:
+            # Without a key nobody can say which row is which.
+            here.execute(sql.SQL("TRUNCATE {}").format(table.identifier))
+            return self._copy_table(there, here, table)
+        staged = _staging_table(here, table)
+        out = _copy_out(table, table.columns, since=horizon)
+        with past.cursor(name="pgclone_keys") as candidates, ThreadPoolExecutor(1) as at_once:
+            # Each looks through the whole table, in a session of its own.
+            first = at_once.submit(_first_candidates, candidates, table, horizon)
+            pipe(there, out, here, _copy_in(staged, table.columns))
+            changed = int(here.rowcount)
+            gone = self._delete_missing(there, here, table, first.result(), candidates)
+        if changed:
+            self._take_over(here, table, staged)
+        return changed + gone
+
+    def _delete_missing(
+        self, there: Any, here: Any, table: KeptTable, keys: list[Any], candidates: Any
+    ) -> int:
+        """Deletes those rows that the live database has no longer; ``keys`` are the first."""
+        deleted = 0
+        while keys:
+            if time.monotonic() > self._until:
+                raise TooSlow
+            there.execute(
+                sql.SQL("SELECT {} FROM {} AS t WHERE {} AND ({})").format(
+                    _keys_as_text(table),
+                    table.identifier,
+                    _is_among(table, keys),
+                    sql.SQL(table.condition),
+                )
+            )
+            if gone := set(keys) - set(there.fetchall()):
+                here.execute(
+                    sql.SQL("DELETE FROM {} AS t WHERE {}").format(
+                        table.identifier, _is_among(table, sorted(gone))
+                    )
+                )
+                deleted += len(gone)
+            keys = candidates.fetchmany(FEW_KEYS)
+        return deleted
+
+    def _take_over(self, here: Any, table: KeptTable, staged: sql.Composable) -> None:
+        others = [column for column in table.columns if column not in table.key]
+        if others:
+            here.execute(
+                sql.SQL("UPDATE {} AS t SET {} FROM {} AS s WHERE {}").format(
+                    table.identifier,
+                    sql.SQL(", ").join(
+                        sql.SQL("{} = s.{}").format(sql.Identifier(c), sql.Identifier(c))
+                        for c in others
+                    ),
+                    staged,
+                    _same_key(table, "s"),
+                )
+            )
+        here.execute(
+            sql.SQL(
+                "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} AS s"
+                " WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})"
+            ).format(
+                table.identifier,
+                _names(table.columns),
+                _names(table.columns, "s"),
+                staged,
+                table.identifier,
+                _same_key(table, "s"),
+            )
+        )
+        self._leave_behind(here, table, staged)
+
+
+def speak_alike(connection: Connection) -> None:
+    """Prepares a session: values travel as text, and both sides have to mean the same by it."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 3;"
+            " SET bytea_output = 'hex'; SET TimeZone = 'UTC';"
+            # What was committed while a lock was waited for has to be seen when it is there.
+            " SET default_transaction_isolation = 'read committed';"
+            " SET default_transaction_read_only = off"
+        )
+    connection.commit()
+
+
+@contextmanager
+def _snapshot(live: Connection) -> Iterator[Any]:
+    """A transaction that sees the live database as of its first query."""
+    with live.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        try:
+            yield cursor
+        finally:
+            if not live.closed:
+                live.rollback()
+
+
+def _first_candidates(candidates: Any, table: KeptTable, horizon: str) -> list[Any]:
+    """The first keys of rows that were there at the last copy and may have been deleted since.
+
+    An ``xmax`` that was there before is that of somebody who only locked the row. It is told by its
+    age, unless it may be the number of a multixact, whose age tells nothing here.
+    """
+    candidates.execute(
+        sql.SQL(
+            "SELECT {} FROM {} AS t WHERE ({}) AND t.xmax <> '0'::xid"
+            " AND (age(t.xmax) <= (SELECT age({}::xid)) OR mxid_age(t.xmax) > 0)"
+        ).format(
+            _keys_as_text(table),
+            table.identifier,
+            sql.SQL(table.condition),
+            sql.Literal(horizon),
+        )
+    )
+    keys: list[Any] = candidates.fetchmany(FEW_KEYS)
+    return keys
+
+
+def _names(columns: Sequence[str], alias: str = "") -> sql.Composable:
+    prefix = sql.SQL(f"{alias}." if alias else "")
+    return sql.SQL(", ").join(prefix + sql.Identifier(column) for column in columns)
+
+
+def _same_key(table: KeptTable, alias: str) -> sql.Composable:
+    return sql.SQL(" AND ").join(
+        sql.SQL("t.{} = {}.{}").format(sql.Identifier(c), sql.SQL(alias), sql.Identifier(c))
+        for c in table.key
+    )
+
+
+def _keys_as_text(table: KeptTable) -> sql.Composable:
+    return sql.SQL(", ").join(
+        sql.SQL("t.{}::text").format(sql.Identifier(column)) for column in table.key
+    )
+
+
+def _is_among(table: KeptTable, keys: Sequence[tuple[str, ...]]) -> sql.Composable:
+    return sql.SQL("({}) IN {}").format(_names(table.key, "t"), sql.Literal(tuple(keys)))
+
+
+def _copy_out(table: KeptTable, columns: Sequence[str], since: str | None = None) -> sql.Composable:
+    query = sql.SQL("SELECT {} FROM {} AS t WHERE ({})").format(
+        _names(columns, "t"), table.identifier, sql.SQL(table.condition)
+    )
+    if since is not None:
+        # The other side is computed once, not for each row.
+        changed = sql.SQL(" AND age(t.xmin) <= (SELECT age({}::xid))")
+        query += changed.format(sql.Literal(since))
+    return sql.SQL("COPY ({}) TO STDOUT").format(query)
+
+
+def _copy_in(target: sql.Composable, columns: Sequence[str]) -> sql.Composable:
+    return sql.SQL("COPY {} ({}) FROM STDIN").format(target, _names(columns))
+
+
+def _staging_table(here: Any, table: KeptTable) -> sql.Composable:
+    """A table of its own for the rows that have changed."""
+    here.execute("DROP TABLE IF EXISTS pg_temp.pgclone_changed")
+    here.execute(
+        sql.SQL(
+            "CREATE TEMPORARY TABLE pgclone_changed ON COMMIT DROP AS SELECT {} FROM {} LIMIT 0"
+        ).format(_names(table.columns), table.identifier)
+    )
+    return sql.Identifier("pg_temp", "pgclone_changed")
+
+
+def pipe(there: Any, out: sql.Composable, here: Any, into: sql.Composable) -> None:
+    """Copies from one connection into the other, in pieces, as they come."""
+    reading, writing = os.pipe()
+    failed: list[BaseException] = []
+
+    def send() -> None:
+        try:
+            with os.fdopen(writing, "wb") as output:
+                there.copy_expert(out, output)
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
+            failed.append(error)
+
+    sender = threading.Thread(target=send, name="pgclone kept rows", daemon=True)
+    sender.start()
+    try:
+        with os.fdopen(reading, "rb") as rows:
+            here.copy_expert(into, rows)
+    except psycopg2.Error:
+        # What the reader then says of the end is the consequence of what has failed here.
+        if not any(isinstance(error, psycopg2.Error) for error in failed):
+            raise
+    finally:
+        sender.join()
+    if failed:
+        raise failed[0]
+
+
+@contextmanager
+def _resting_triggers(cursor: Any, tables: Sequence[KeptTable]) -> Iterator[None]:
+    """Without the triggers of the tables; an error rolls their rest back, too."""
+    modes = {"O": "ENABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
+    woken: list[sql.Composable] = []
+    for table in tables:
+        cursor.execute(
+            "SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = %s::regclass"
+            " AND NOT tgisinternal AND tgenabled <> 'D'",
+            [table.name.quoted],
+        )
+        for name, mode in cursor.fetchall():
+            statement = sql.SQL("ALTER TABLE {} {} TRIGGER {}")
+            trigger = sql.Identifier(name)
+            cursor.execute(statement.format(table.identifier, sql.SQL("DISABLE"), trigger))
+            woken.append(statement.format(table.identifier, sql.SQL(modes[mode]), trigger))
+    yield
+    # The checks of foreign keys that wait for the end of the transaction forbid ALTER TABLE.
+    cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+    for wake in woken:
+        cursor.execute(wake)

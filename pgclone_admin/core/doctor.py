@@ -1,0 +1,366 @@
+"""Looks at what dumps and restores of a database need from its server, before they need it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+
+import psycopg2
+
+from .connection import ConnectionParams
+from .errors import PgcloneError
+from .marks import Database
+from .preflight import Check, RestoreNames, TargetChecks
+from .programs import choose_program, find_programs, open_flaws, version_without_flaws
+from .server import Server, refused
+
+OLDEST_SERVER = 13
+
+STATEMENTS_OF_POOLER_TEST = 5
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    """It works, but not for everybody or not for ever."""
+    PROBLEM = "problem"
+    """A dump or a restore would fail."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; every warning and problem has a fix."""
+
+    level: Level
+    about: str
+    found: str
+    fix: str | None = None
+
+
+def fine(about: str, found: str) -> Finding:
+    return Finding(Level.OK, about, found)
+
+
+def problem(about: str, error: PgcloneError) -> Finding:
+    """An error that a dump or restore would meet."""
+    found = "; ".join([error.message, *getattr(error, "__notes__", ())])
+    fix = error.hint or FIXES.get(about, "See the documentation of the PostgreSQL server.")
+    fix = fix.removeprefix("Nothing was changed. ")
+    return Finding(Level.PROBLEM, about, found, fix)
+
+
+FIXES = {
+    "database": "Check NAME in DATABASES.",
+    "pooler": "Give PGCLONE_CONNECTIONS a connection past the pooler.",
+    "programs": "Set PGCLONE_BIN_DIR to the directory of pg_dump and pg_restore.",
+    "replication": "Name these servers in DATABASES, so that a restore ends their sessions, or "
+    "accept it with --ignore-standbys.",
+    "role": "Let PGCLONE_CONNECTIONS name a role that may.",
+    "server": "Check HOST, PORT, USER and PASSWORD, and PGCLONE_CONNECTIONS.",
+    "settings": "Correct the setting.",
+    "sessions": "End these sessions before a restore.",
+    "storage": "Check PGCLONE_STORAGE_LOCATION and the credentials of the storage.",
+}
+"""What to do where an error has no hint of its own."""
+
+CHECKS = {
+    "is_no_system_database": (
+        "database",
+        "what a restore replaces is no template and not the maintenance database",
+    ),
+    "may_create": ("role", "the role may create databases for the owner of the live one"),
+    "names_are_free": ("names", "the names that a restore uses are free, or those of its own"),
+    "sessions_can_be_ended": ("sessions", "nobody is connected whom a swap could not send away"),
+    "nothing_pins_it": (
+        "replication",
+        "no prepared transactions, logical replication slots or subscriptions",
+    ),
+    "standbys": ("replication", "no standby is connected that a restore would not reach"),
+}
+"""What the checks of a restore are about, and what is true when they find nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerExamination:
+    """``live`` is the name of the live database; ``maintenance`` reaches its server.
+
+    Without ``restores`` only what dumps need is looked at.
+    """
+
+    live: str
+    maintenance: ConnectionParams
+    protected: frozenset[str] = frozenset()
+    program_directories: Sequence[str] = ()
+    restores: bool = True
+    reached_standbys: int = 0
+    """How many standbys have their sessions ended by a restore, too."""
+
+
+def examine_server(examination: ServerExamination) -> Iterator[Finding]:
+    """Tells what is right and wrong with a server; never raises for what it finds.
+
+    As for a plan a tiny database is made, entered and dropped; nothing else is changed.
+    """
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(Server.connected(examination.maintenance))
+            examiner = _Examiner(server, examination)
+        except PgcloneError as error:
+            yield _unreachable(examination, error)
+            yield from _programs_without_server(examination.program_directories)
+            return
+        except psycopg2.Error as error:
+            yield problem("server", refused(error))
+            yield from _programs_without_server(examination.program_directories)
+            return
+        yield from examiner.all()
+
+
+def _unreachable(examination: ServerExamination, error: PgcloneError) -> Finding:
+    """No maintenance connection; perhaps only because of the database it is made to."""
+    try:
+        with examination.maintenance.with_dbname(examination.live).session():
+            pass
+    except PgcloneError:
+        return problem("server", error)
+    return Finding(
+        Level.PROBLEM,
+        "server",
+        error.message,
+        f'The database "{examination.live}" can be entered. Let PGCLONE_CONN_DB name another '
+        "database that the role can enter, or let pg_hba.conf admit it to this one.",
+    )
+
+
+def _programs_without_server(directories: Sequence[str]) -> Iterator[Finding]:
+    for name in ("pg_dump", "pg_restore"):
+        if programs := find_programs(name, directories):
+            versions = ", ".join(sorted({program.version for program in programs}))
+            found = f"{name} {versions}; the version of the server tells which one is used"
+            yield fine("programs", found)
+        else:
+            found = f"{name} is not installed"
+            yield Finding(Level.PROBLEM, "programs", found, FIXES["programs"])
+
+
+class _Examiner:
+    def __init__(self, server: Server, examination: ServerExamination) -> None:
+        self._server = server
+        self._asked = examination
+        self._live = server.database(examination.live)
+        self._names = RestoreNames(examination.live)
+
+    def all(self) -> Iterator[Finding]:
+        steps: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+            ("database", self._database),
+            ("server", self._version),
+            ("pooler", self._session_lasts),
+            ("programs", self._programs),
+            ("role", self._rights),
+        ]
+        if self._asked.restores:
+            steps += [("restore", self._restore), ("sessions", self._sessions)]
+            steps += [("space", self._space)]
+        for about, step in steps:
+            try:
+                yield from step()
+            except PgcloneError as error:
+                yield problem(about, error)
+            except psycopg2.Error as error:
+                yield problem(about, refused(error))
+
+    def _database(self) -> Iterator[Finding]:
+        if self._live is None:
+            yield Finding(
+                Level.PROBLEM,
+                "database",
+                f'there is no database "{self._asked.live}" on {self._server.params.where}',
+                "Restore a dump, which makes it, or check NAME in DATABASES.",
+            )
+            return
+        with self._server.params.with_dbname(self._live.name).session():
+            pass
+        yield fine(
+            "database",
+            f'"{self._live.name}" of the role "{self._live.owner}" can be entered',
+        )
+
+    def _version(self) -> Iterator[Finding]:
+        params = self._server.params
+        found = (
+            f'PostgreSQL {self._server.version} on {params.where}, as the role "'
+            f'{self._server.role()[0]}", maintenance database "{params.dbname}"'
+        )
+        if self._server.major < OLDEST_SERVER:
+            fix = f"Upgrade the server to PostgreSQL {OLDEST_SERVER} or newer."
+            yield Finding(Level.PROBLEM, "server", found, fix)
+        else:
+            yield fine("server", found)
+
+    def _session_lasts(self) -> Iterator[Finding]:
+        """Two sessions have to be two processes of the server, and a lock to stay with its own.
+
+        A pooler that lends its connections for a transaction each gives both the same one.
+        """
+        number = secrets.randbits(62)
+        with self._asked.maintenance.session() as connection:
+            ours, other = self._server, Server(self._server.params, connection)
+            try:
+                ours.execute("SELECT pg_advisory_lock(%s)", [number])
+                pids = [(_backend(ours), _backend(other)) for _ in range(STATEMENTS_OF_POOLER_TEST)]
+                shared = other.rows("SELECT pg_try_advisory_lock(%s)", [number])[0][0]
+                held = ours.rows(
+                    """
+                    SELECT 1 FROM pg_locks
+                     WHERE locktype = 'advisory' AND objsubid = 1 AND pid = pg_backend_pid()
+                       AND (classid::bigint << 32 | objid::bigint) = %s
+                    """,
+                    [number],
+                )
+            finally:
+                for server in (ours, other):
+                    server.execute("SELECT pg_advisory_unlock_all()")
+        if len(set(pids)) > 1 or pids[0][0] == pids[0][1] or shared or not held:
+            yield Finding(
+                Level.PROBLEM,
+                "pooler",
+                "the maintenance connection goes through a pooler, which does not keep locks and "
+                "settings with their session",
+                FIXES["pooler"],
+            )
+        else:
+            yield fine("pooler", "the maintenance connection keeps its session and its locks")
+
+    def _programs(self) -> Iterator[Finding]:
+        for name in ("pg_dump", "pg_restore"):
+            try:
+                program = choose_program(
+                    name,
+                    server_major=self._server.major,
+                    directories=self._asked.program_directories,
+                )
+            except PgcloneError as error:
+                yield problem("programs", error)
+                continue
+            found = f"{name} {program.version} ({program.path})"
+            flaws = open_flaws(program) if name == "pg_restore" else []
+            if flaws:
+                yield Finding(
+                    Level.WARNING,
+                    "programs",
+                    f"{found} has {', '.join(flaws)}: a crafted dump can run code here",
+                    f"Install version {version_without_flaws(program.major)} or newer; until then "
+                    "restore no dump that others could have altered.",
+                )
+            else:
+                yield fine("programs", found)
+
+    def _rights(self) -> Iterator[Finding]:
+        name = self._server.role()[0]
+        if (danger := self._server.danger()) is not None:
+            yield Finding(
+                Level.WARNING,
+                "role",
+                f'the role "{name}" {danger}: code in a dump has its rights',
+                "Use a role that owns its database, has CREATEDB and is no superuser; see "
+                "PGCLONE_CONNECTIONS.",
+            )
+        else:
+            yield fine("role", f'"{name}" is no superuser and may run no programs on the server')
+
+    # -- what a restore needs
+
+    def _restore(self) -> Iterator[Finding]:
+        model = self._live or self._server.pattern()
+        target = TargetChecks(
+            self._server,
+            self._names,
+            self._live,
+            model,
+            self._asked.protected - {self._asked.live},
+            # The restore for which there is most in the way; it can be told to go on.
+            keeps_parked=True,
+            reached_standbys=self._asked.reached_standbys,
+            ignore_standbys=True,
+        )
+        may_create = True
+        for check in target.all():
+            about, found = CHECKS.get(check.__name__, (check.__name__, None))
+            for finding in _run(check, about, found):
+                may_create = may_create and (finding.level, about) != (Level.PROBLEM, "role")
+                yield finding
+        if may_create:
+            yield self._proof(target, model)
+
+    def _proof(self, target: TargetChecks, model: Database) -> Finding:
+        try:
+            target.can_make_one(
+                self._server.params.with_role(self._server.role_to_take(model.owner))
+            )
+        except PgcloneError as error:
+            return problem("proof", error)
+        found = "a new database can be made, entered and dropped"
+        if self._live is not None:
+            found += ", and takes all settings and grants of the live one"
+        return fine("proof", found)
+
+    def _sessions(self) -> Iterator[Finding]:
+        if self._live is None or self._server.role()[1]:
+            return
+        rows = self._server.rows(
+            """
+            SELECT DISTINCT r.rolname FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
+             WHERE a.datid = %s AND NOT r.rolsuper AND NOT pg_has_role(r.oid, 'USAGE')
+               AND NOT pg_has_role('pg_signal_backend', 'USAGE')
+             ORDER BY 1
+            """,
+            [self._live.oid],
+        )
+        if rows:
+            others = ", ".join(f'"{row[0]}"' for row in rows)
+            name = self._server.role()[0]
+            yield Finding(
+                Level.PROBLEM,
+                "sessions",
+                f'the role "{name}" may not end the sessions of {others}, which are connected',
+                f'As a superuser: GRANT pg_signal_backend TO "{name}".',
+            )
+
+    def _space(self) -> Iterator[Finding]:
+        if self._live is None:
+            return
+        size = self._server.size(self._live.name)
+        copies = sum(
+            self._server.size(database.name)
+            for database in self._server.databases()
+            if database.mark is not None and database.mark.of == self._live.name
+        )
+        yield fine(
+            "space",
+            f"the database has {_megabytes(size)}, its copies {_megabytes(copies)}; the server "
+            "does not tell how much is free: a restore of as much needs "
+            f"{_megabytes(size)} more until its end, a reversible one {_megabytes(2 * size)}",
+        )
+
+
+def _run(check: Check, about: str, found: str | None) -> Iterator[Finding]:
+    try:
+        warnings = check()
+    except PgcloneError as error:
+        yield problem(about, error)
+        return
+    for warning in warnings:
+        yield Finding(Level.WARNING, about, warning, FIXES.get(about, "Look at it."))
+    if not warnings and found is not None:
+        yield fine(about, found)
+
+
+def _backend(server: Server) -> int:
+    return int(server.rows("SELECT pg_backend_pid()")[0][0])
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"

@@ -1,0 +1,293 @@
+"""The session that guards the kept tables while the databases are swapped."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg2
+from psycopg2 import errorcodes, sql
+
+from .carrier import Carrier, TooSlow, speak_alike
+from .connection import Connection
+from .errors import ServerUnavailable, TooBusy
+from .kept import Keeping, check_definitions, find_kept
+from .marks import Database
+from .progress import Reporter
+from .server import Server, explained, remove_session_limits
+
+LOCK_WITHIN = 200
+"""Milliseconds in which all kept tables have to be locked. Who comes after us waits as well."""
+
+HELD_AT_MOST = 1_500
+"""Milliseconds that one statement may take while writers wait."""
+
+FEW_CHANGES = 1_000
+"""Rows that are brought over fast enough for writers to wait for it."""
+
+MOST_CATCH_UPS = 5
+"""Rounds without a lock to have only few changes left for when there is one."""
+
+CONFLICTING_MODES = (
+    "RowExclusiveLock",
+    "ShareUpdateExclusiveLock",
+    "ShareLock",
+    "ShareRowExclusiveLock",
+    "ExclusiveLock",
+    "AccessExclusiveLock",
+)
+
+
+class Keeper:
+    """Holds the kept tables of the live database still, and brings their last rows over.
+
+    Its session is the last one in the live database: as long as it is there, nobody has written to
+    a kept table since :meth:`hold`. A second one remembers what there was at the last copy. When
+    this process dies, the locks are gone and the rows are where they were.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        live: Database,
+        temporary: Database,
+        keeping: Keeping,
+        reporter: Reporter,
+        *,
+        patience: float,
+    ) -> None:
+        """``patience``: seconds for which somebody may keep the tables from being read."""
+        self._server = server
+        self._patience = max(1, round(patience * 1000))
+        role = server.role_to_take(live.owner)
+        self._to_live = server.params.with_dbname(live.name).with_role(role)
+        self._to_temporary = server.params.with_dbname(temporary.name).with_role(role)
+        self._live = live
+        self._keeping = keeping
+        self._reporter = reporter
+        self._session: Connection | None = None
+        self._past: Connection | None = None
+        self._carrier = Carrier(())
+        self._held_since = 0.0
+        self.seconds = 0.0
+        """How long writers to kept tables had to wait in the last attempt, at most."""
+
+    @property
+    def pids(self) -> set[int]:
+        """The server's processes of the sessions in the live database."""
+        sessions = (self._session, self._past)
+        return {s.info.backend_pid for s in sessions if s is not None and not s.closed}
+
+    def prepare(self) -> None:
+        """Copies the rows of all kept tables while everybody goes on writing.
+
+        :class:`Conflict` when they do not fit the tables of the temporary database.
+        """
+        if not self._keeping.tables:
+            return
+        with (
+            self._live_session() as live,
+            self._to_temporary.session(autocommit=False) as temporary,
+        ):
+            _prepare(temporary)
+            with live.cursor() as cursor:
+                tables = find_kept(cursor, self._keeping)
+            check_definitions(live, temporary, tables)
+            live.rollback()
+            temporary.rollback()
+            self._carrier = Carrier(tables)
+            if tables:
+                self._bring_nearly_all(live, temporary)
+
+    def hold(self) -> None:
+        """Locks the kept tables and brings over what has changed; writers wait from here.
+
+        :class:`TooBusy` when they cannot be locked at once, or the changes are too many to let
+        anybody wait for; nothing is locked then.
+        """
+        if not self._carrier.tables:
+            return
+        if self._past is None or self._past.closed or not self._carrier.can_catch_up:
+            self._again()
+        with self._to_temporary.session(autocommit=False) as temporary:
+            _prepare(temporary, statement_timeout=HELD_AT_MOST)
+            self._session = live = self._to_live.connect(autocommit=False)
+            _prepare(live)
+            self._held_since = time.monotonic()
+            try:
+                self._lock(live)
+                assert self._past is not None
+                until = time.monotonic() + HELD_AT_MOST / 1000
+                self._carrier.catch_up(live, temporary, self._past, locked=True, until=until)
+            except BaseException as error:
+                self.let_go()
+                if isinstance(error, psycopg2.Error | TooSlow):
+                    self._recover(error)
+                raise
+
+    def is_alive(self) -> bool:
+        """Whether the session, and with it the locks, has been there all the time."""
+        if self._session is None:
+            return not self._carrier.tables
+        try:
+            with self._session.cursor() as cursor:
+                cursor.execute("SELECT 1")
+        except psycopg2.Error:
+            return False
+        return True
+
+    def let_go(self) -> None:
+        """Ends the session: who waited for the locks goes on, or is sent away with the others."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+            self.seconds = time.monotonic() - self._held_since
+
+    def leave(self) -> None:
+        """Ends everything that is in the live database; :meth:`let_go` keeps what another attempt
+        can make use of."""
+        if self._past is not None:
+            self._past.close()
+            self._past = None
+        self.let_go()
+
+    # -- how
+
+    @contextmanager
+    def _live_session(self) -> Iterator[Connection]:
+        try:
+            session = self._to_live.connect(autocommit=False)
+        except ServerUnavailable as error:
+            error.hint = (
+                "The rows of the kept tables are in this database, so it has to be entered. "
+                "PGCLONE_KEEP_APPS = [] restores without them."
+            )
+            raise
+        try:
+            _prepare(session, lock_timeout=self._patience)
+            yield session
+        except psycopg2.errors.LockNotAvailable as error:
+            session.rollback()
+            raise TooBusy(
+                "kept tables could not be read: "
+                + (self._blockers(self._names(session)) or "somebody has them alone"),
+                hint="The live database is as it was. Try again when this work is done.",
+            ) from error
+        finally:
+            session.close()
+
+    def _lock(self, live: Connection) -> None:
+        tables = list(self._carrier.tables)
+        # A transaction that takes them in another order than we do is in our way for as long as we
+        # are in its: in one order or the other they can be had.
+        random.shuffle(tables)
+        names = sql.SQL(", ").join(table.identifier for table in tables)
+        try:
+            with live.cursor() as cursor:
+                # For all of them together: each one has its own lock_timeout.
+                cursor.execute(
+                    "SELECT set_config('statement_timeout', %s, true)", [str(LOCK_WITHIN)]
+                )
+                cursor.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(names))
+                cursor.execute(
+                    "SELECT set_config('statement_timeout', %s, true)", [str(HELD_AT_MOST)]
+                )
+        except psycopg2.errors.QueryCanceled as error:
+            live.rollback()
+            blockers = self._blockers({t.oid: str(t.name) for t in self._carrier.tables})
+            raise TooBusy(
+                "kept tables could not be locked: " + (blockers or "somebody else is at work"),
+                hint="The live database is as it was. Try again when fewer are at work, or end "
+                "these sessions.",
+            ) from error
+
+    def _names(self, session: Connection) -> dict[int, str]:
+        """The kept tables, without looking into them."""
+        with session.cursor() as cursor:
+            cursor.execute(
+                "SELECT c.oid::bigint, n.nspname || '.' || c.relname FROM unnest(%s) AS name"
+                " JOIN pg_class c ON c.oid = to_regclass(name)"
+                " JOIN pg_namespace n ON n.oid = c.relnamespace",
+                [[kept.name for kept in self._keeping.tables]],
+            )
+            return dict(cursor.fetchall())
+
+    def _blockers(self, names: dict[int, str]) -> str:
+        """Who holds what, for people."""
+        rows = self._server.rows(
+            """
+            SELECT l.relation::bigint, a.pid, coalesce(a.usename, a.backend_type),
+                   coalesce(a.application_name, ''),
+                   coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::int
+              FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+             WHERE l.locktype = 'relation' AND l.granted AND l.database = %s
+               AND l.relation = ANY(%s::oid[]) AND l.mode = ANY(%s)
+             ORDER BY 2, 1
+            """,
+            [self._live.oid, list(names), list(CONFLICTING_MODES)],
+        )
+        return ", ".join(
+            f"{user} ({application or 'no application name'}, pid {pid}) has been at work in "
+            f"{names[oid]} for {seconds} s"
+            for oid, pid, user, application, seconds in rows
+        )
+
+    def _recover(self, error: psycopg2.Error | TooSlow) -> None:
+        """Prepares another attempt; raises what the first one came to."""
+        if isinstance(error, TooSlow):
+            self._reporter.note("too much has changed; bringing it over before the next attempt")
+            self._again()
+            raise TooBusy(
+                "the kept tables change too fast for their last changes to be brought over",
+                hint="The live database is as it was. Try again when fewer are at work.",
+            ) from error
+        if isinstance(error, psycopg2.IntegrityError):
+            # Rows that exchanged a unique value stand in each other's way.
+            self._again(copy=True)
+            raise TooBusy("the rows of the kept tables have to be copied again") from error
+        if error.pgcode == errorcodes.DEADLOCK_DETECTED:
+            raise TooBusy("kept tables could not be locked: deadlock") from error
+        raise explained(error, "the kept tables could not be brought over") from error
+
+    def _again(self, *, copy: bool = False) -> None:
+        with (
+            self._live_session() as live,
+            self._to_temporary.session(autocommit=False) as temporary,
+        ):
+            _prepare(temporary)
+            self._bring_nearly_all(live, temporary, copy=copy)
+
+    def _bring_nearly_all(
+        self, live: Connection, temporary: Connection, *, copy: bool = False
+    ) -> None:
+        """Leaves only few changes for the time in which there is a lock."""
+        past = self._past
+        if past is None or past.closed:
+            copy = True
+            self._past = past = self._to_live.connect(autocommit=False)
+            _prepare(past)
+        for _ in range(MOST_CATCH_UPS):
+            self._reporter.check()
+            if copy or not self._carrier.can_catch_up:
+                copy = False
+                self._carrier.copy(live, temporary, past)
+                continue
+            try:
+                if self._carrier.catch_up(live, temporary, past) < FEW_CHANGES:
+                    return
+            except psycopg2.IntegrityError:
+                copy = True
+
+
+def _prepare(connection: Connection, *, statement_timeout: int = 0, lock_timeout: int = 0) -> None:
+    """Both limits are in milliseconds, 0 for none."""
+    remove_session_limits(connection)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('statement_timeout', %s, false),"
+            " set_config('lock_timeout', %s, false)",
+            [str(statement_timeout), str(lock_timeout)],
+        )
+    speak_alike(connection)

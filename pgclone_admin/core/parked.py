@@ -1,0 +1,25 @@
+"""What was live before a swap."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .preflight import RestoreNames
+from .server import Server
+
+
+def settle_parked(server: Server, names: RestoreNames) -> str | None:
+    """Gives the parked database its last name, or drops it; also that of a run that died.
+
+    Returns that name, ``""`` when it was dropped, and ``None`` when there was none.
+    """
+    parked = server.database(names.parked)
+    if parked is None:
+        return None
+    mark = server.require_mark(parked)
+    name = {"pre": names.pre, "undo": names.undo}.get(mark.becomes)
+    if name is None:
+        server.drop(parked.name)
+        return ""
+    server.settle(parked.name, replace(mark, name=name, kind=mark.becomes, becomes=""))
+    return name

@@ -1,0 +1,234 @@
+"""The database that a restore replaces, and how it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+
+import psycopg2
+
+from .connection import ConnectionParams
+from .copy import copy_database, load_from_database
+from .errors import HookFailed, PgcloneError
+from .judge import LoadReport, Tolerated
+from .kept import Keeping, put_definitions
+from .marks import Database, Mark, new_database_name, set_comment
+from .names import LocalKey, TableName
+from .parked import settle_parked
+from .preflight import RestoreNames, TargetChecks, run_checks
+from .progress import Reporter
+from .replicas import end_sessions_on_standbys
+from .server import Server
+from .swap import SwapRequest, SwapResult, swap
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreRequest:
+    """``live`` is the name of the database to replace, or to make; ``maintenance`` reaches its
+    server."""
+
+    live: str
+    maintenance: ConnectionParams
+    reversible: bool = False
+    beside: LocalKey | None = None
+    """Keeps the result under this name and swaps nothing."""
+    hold: bool = False
+    """Keeps the result for a swap that somebody asks for later."""
+    keeping: Keeping = field(default_factory=Keeping)
+    """The tables that stay those of the live database."""
+    standbys: Sequence[ConnectionParams] = ()
+    """Servers on which sessions of the live database are to be ended, too."""
+    ignore_standbys: bool = False
+    """Whether others may go on reading the database that is replaced."""
+    swap_patience: float = 60.0
+    """Seconds for which the swap is tried when the site is busy."""
+    protected: frozenset[str] = frozenset()
+    """Names of databases that are never made, replaced or dropped."""
+    trust_foreign: bool = False
+    program_directories: Sequence[str] = ()
+    jobs: int = 2
+    """Sessions that load data and build indexes at the same time."""
+    tolerated: Tolerated = frozenset()
+    statement_timeout: int | None = None
+    """Milliseconds, for statements on the maintenance connection."""
+    lock_timeout: int | None = None
+
+
+@dataclass(frozen=True)
+class RestoreResult:
+    """What came of a restore."""
+
+    database: str
+    """The database that now holds what was restored."""
+    swap: SwapResult | None
+    """``None`` when nothing was swapped."""
+    report: LoadReport
+
+
+@dataclass(frozen=True)
+class Target:
+    """A live database that this run alone may replace, as long as it holds the lock."""
+
+    request: RestoreRequest
+    server: Server
+    names: RestoreNames
+    live: Database | None
+    """``None`` when there is none yet."""
+    model: Database
+    """What the new database is made like."""
+    checks: TargetChecks
+    reporter: Reporter
+
+    @classmethod
+    @contextmanager
+    def locked(
+        cls, request: RestoreRequest, reporter: Reporter, *, keeps_parked: bool
+    ) -> Iterator[Target]:
+        """Checks and locks the target for the length of the block.
+
+        ``keeps_parked``: whether what is live now stays on the server.
+        """
+        reporter.phase("checking")
+        with Server.connected(
+            request.maintenance,
+            statement_timeout=request.statement_timeout,
+            lock_timeout=request.lock_timeout,
+        ) as server:
+            names = RestoreNames(request.live, request.beside)
+            server.lock(names.live, exclusive=True)
+            live = server.database(names.live)
+            model = live or server.pattern()
+            checks = TargetChecks(
+                server,
+                names,
+                live,
+                model,
+                request.protected,
+                keeps_parked=keeps_parked,
+                reached_standbys=len(request.standbys),
+                ignore_standbys=request.ignore_standbys,
+            )
+            run_checks(checks.all(), reporter)
+            settle_parked(server, names)
+            yield cls(request, server, names, live, model, checks, reporter)
+
+    def mark(self, name: str, kind: str, source: str, *, becomes: str = "") -> Mark:
+        return Mark.new(name=name, kind=kind, of=self.names.live, source=source, becomes=becomes)
+
+    def keep_definitions(self, temporary: Database) -> None:
+        """Gives the temporary database the kept tables of the live one, without their rows."""
+        request, server = self.request, self.server
+        if not request.keeping.tables:
+            return
+        role = server.role_to_take(temporary.owner)
+        live = server.params.with_dbname(request.live).with_role(role)
+        target = server.params.with_dbname(temporary.name).with_role(role)
+
+        def copy_definitions(tables: Sequence[TableName]) -> None:
+            report = load_from_database(
+                live,
+                target,
+                server,
+                self.reporter,
+                program_directories=request.program_directories,
+                definitions_of=tables,
+            )
+            report.tell(self.reporter)
+
+        put_definitions(live, target, request.keeping, copy_definitions)
+
+    def set_aside(self, temporary: Database, name: str, kind: str) -> None:
+        """Keeps a finished database under another name instead of swapping it in."""
+        mark = self.server.require_mark(temporary)
+        self.server.settle(temporary.name, replace(mark, name=name, kind=kind))
+
+    def take_over(
+        self, live: Database, temporary: Database, source: str, *, parked_as: str
+    ) -> SwapResult:
+        """Swaps a finished database in, with the copies that the request wants around it.
+
+        ``parked_as`` is ``pre`` or ``undo``: what becomes of the live one if it is kept.
+        """
+        request, server, names = self.request, self.server, self.names
+        becomes = parked_as if request.reversible or parked_as == "undo" else ""
+        post: Database | None = None
+        with ExitStack() as made:
+            if request.reversible and parked_as == "pre":
+                # After the hooks: a copy of what was there before them could hold the raw rows of
+                # an anonymised restore.
+                self.reporter.phase("copying")
+                # Under its own name only after the swap: until then an older one is the right one.
+                unfinished = self.mark(new_database_name(), "temporary", source)
+                copied = copy_database(
+                    server,
+                    temporary,
+                    unfinished,
+                    self.reporter,
+                    end_sessions=True,
+                    program_directories=request.program_directories,
+                )
+                post = copied.database
+                made.enter_context(dropped_on_error(server, post))
+            self.reporter.phase("swapping")
+            swapped = swap(
+                SwapRequest(
+                    maintenance=server.params,
+                    live=live,
+                    temporary=temporary,
+                    parked=self.mark(names.parked, "parked", source, becomes=becomes),
+                    keeping=request.keeping,
+                    patience=request.swap_patience,
+                ),
+                self.reporter,
+                check_lock=server.check_lock,
+            )
+        self.reporter.phase("cleaning up")
+        end_sessions_on_standbys(request.standbys, live, names.live, self.reporter)
+        try:
+            settle_parked(server, names)
+            if post is not None:
+                server.settle(post.name, self.mark(names.post, "post", source))
+            if not becomes:
+                for name in (names.pre, names.post):
+                    server.drop(name, missing_ok=True)
+        except (PgcloneError, psycopg2.Error) as error:
+            self.reporter.warn(f"the restore is done, but the next one has to clean up: {error}")
+        return swapped
+
+
+@contextmanager
+def dropped_on_error(server: Server, temporary: Database) -> Iterator[None]:
+    """Drops the temporary database after any error but that of a hook, which can be looked into."""
+    try:
+        yield
+    except HookFailed as error:
+        kept = (
+            f'The live database was not touched. The temporary database "{temporary.name}" is kept '
+            "for a look at it until the next restore."
+        )
+        error.hint = f"{error.hint} {kept}" if error.hint else kept
+        _clean_up(server, temporary, error, lambda cleaning: _mark_failed(cleaning, temporary))
+        raise
+    except BaseException as error:
+        _clean_up(server, temporary, error, lambda cleaning: cleaning.drop(temporary.name))
+        raise
+
+
+def _clean_up(
+    server: Server, temporary: Database, error: BaseException, action: Callable[[Server], None]
+) -> None:
+    """Over a new connection: that of the restore may be what has failed."""
+    try:
+        with Server.connected(server.params) as cleaning:
+            present = cleaning.database(temporary.name)
+            if present is not None and present.oid == temporary.oid:
+                action(cleaning)
+    except (PgcloneError, psycopg2.Error) as failed:
+        error.add_note(f'the database "{temporary.name}" could not be cleaned up: {failed}')
+
+
+def _mark_failed(server: Server, temporary: Database) -> None:
+    mark = server.require_mark(server.existing(temporary.name))
+    with server.transaction() as cursor:
+        set_comment(cursor, temporary.name, replace(mark, kind="failed").comment())

@@ -1,0 +1,91 @@
+"""Cleans up after dumps and restores whose process died."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from ..core.errors import PgcloneError
+from ..core.recovery import Outcome, Recovered, RecoveryRequest, clean, recover_databases
+from ..core.temporary import left_temporary_files, remove_temporary_file
+from ..databases import live_name, maintenance_params, protected_names, settings_of
+from ..options import Options
+from ..settings import settings
+from ..storage import Leftover
+from ..store import DumpStore
+
+DEFAULT_AGE = timedelta(hours=24)
+"""After which a partial file, an open upload or a temporary file is taken to be left over."""
+
+
+def recover(
+    options: Options, *, older_than: timedelta = DEFAULT_AGE, dry_run: bool = False
+) -> Iterator[Recovered]:
+    """Finishes or cleans what dead processes left, and tells each as it is done.
+
+    Looks at the databases beside ``options.database``, at its storage location and at the
+    directory for temporary files; where one of them cannot be looked at, that is told and the
+    others still are. ``older_than`` is for files and uploads. A dry run changes nothing.
+    """
+    settings_of(options.database)
+    yield from recover_beside(options, dry_run=dry_run)
+    yield from recover_stored(options, older_than=older_than, dry_run=dry_run)
+    directory = tempfile.gettempdir()
+    yield from recover_temporary(directory, older_than=older_than, dry_run=dry_run)
+
+
+def recover_beside(options: Options, *, dry_run: bool) -> Iterator[Recovered]:
+    """The databases beside the live one."""
+    try:
+        request = RecoveryRequest(
+            live=live_name(options.database),
+            maintenance=maintenance_params(options.database),
+            kept_for=timedelta(days=settings.temporary_days),
+            protected=protected_names(),
+            dry_run=dry_run,
+            statement_timeout=settings.statement_timeout,
+            lock_timeout=settings.lock_timeout,
+        )
+        yield from recover_databases(request)
+    except PgcloneError as error:
+        what = f'the databases of the alias "{options.database}"'
+        yield Recovered(Outcome.FAILED, what, str(error))
+
+
+def recover_stored(
+    options: Options, *, older_than: timedelta = DEFAULT_AGE, dry_run: bool
+) -> Iterator[Recovered]:
+    """Partial files and open uploads in the storage location."""
+    try:
+        store = DumpStore(options.storage_location)
+        for leftover in store.leftovers(datetime.now(UTC) - older_than):
+            yield _discard(store, leftover, dry_run=dry_run)
+    except PgcloneError as error:
+        yield Recovered(Outcome.FAILED, "the storage location", str(error))
+
+
+def _discard(store: DumpStore, leftover: Leftover, *, dry_run: bool) -> Recovered:
+    since = f"{leftover.since:%Y-%m-%d %H:%M} UTC"
+    if leftover.upload:
+        outcome, why = Outcome.ABORTED, f"it was begun at {since} and never finished"
+    else:
+        outcome, why = Outcome.REMOVED, f"nothing was added to it since {since}"
+    what = f'the {leftover.kind} "{leftover.name}"'
+    return clean(what, outcome, why, partial(store.discard, leftover), dry_run=dry_run)
+
+
+def recover_temporary(
+    directory: str, *, older_than: timedelta = DEFAULT_AGE, dry_run: bool
+) -> Iterator[Recovered]:
+    """Passfiles and tables of contents in the directory for temporary files of this machine."""
+    for file in left_temporary_files(Path(directory), datetime.now(UTC) - older_than):
+        yield clean(
+            f'the temporary file "{file.path}"',
+            Outcome.REMOVED,
+            f"it is of {file.since:%Y-%m-%d %H:%M} UTC, and the process that made it is gone",
+            partial(remove_temporary_file, file),
+            dry_run=dry_run,
+        )

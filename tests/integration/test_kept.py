@@ -1,0 +1,446 @@
+"""Kept tables: their rows are after a swap what they were before it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+
+import psycopg2
+import pytest
+
+from pgclone_admin.core import keeper as keeper_module
+from pgclone_admin.core.errors import Conflict, TooBusy
+from pgclone_admin.core.keeper import Keeper
+from pgclone_admin.core.kept import Keeping, KeptName
+from pgclone_admin.core.names import derived_name
+from pgclone_admin.core.progress import SilentReporter
+
+from .operations import drop, labelled, restore, swapped, take, temporary, unchanged
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
+
+TABLES = """
+CREATE TABLE queue (id bigserial PRIMARY KEY, payload text UNIQUE, urgent boolean DEFAULT false);
+CREATE TABLE login (
+    key varchar(40) PRIMARY KEY, data bytea NOT NULL, until timestamptz NOT NULL
+);
+CREATE TABLE history (
+    run integer, place integer GENERATED ALWAYS AS IDENTITY, said jsonb, share double precision,
+    size numeric, names text[], double_run integer GENERATED ALWAYS AS (run * 2) STORED,
+    queue_id bigint REFERENCES queue DEFERRABLE INITIALLY DEFERRED, PRIMARY KEY (run, place)
+);
+CREATE TABLE scrap (line text);
+CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN NEW.payload := NEW.payload || ''!''; RETURN NEW; END';
+CREATE TRIGGER shout BEFORE INSERT OR UPDATE ON queue FOR EACH ROW EXECUTE FUNCTION shout();
+"""
+
+NAMES = ("queue", "login", "history", "scrap")
+
+KEEPING = Keeping(tables=[KeptName(name=f'"{name}"') for name in NAMES])
+
+
+def fill(site, count=50):
+    site.run(f"""
+        INSERT INTO queue (payload) SELECT 'task ' || i FROM generate_series(1, {count}) AS i;
+        INSERT INTO login SELECT 'k' || i, decode(md5(i::text), 'hex'), now() + interval '1 day'
+          FROM generate_series(1, {count}) AS i;
+        INSERT INTO history (run, said, share, size, names, queue_id)
+        SELECT i, jsonb_build_object('i', i, 't', E'a\\t"b\\\\'), 1.0 / i, i / 7.0,
+               ARRAY['x,y', NULL, '{{}}'], i FROM generate_series(1, {count}) AS i;
+        INSERT INTO scrap SELECT 'line ' || i FROM generate_series(1, {count}) AS i;
+    """)
+
+
+def rows(site, dbname=None):
+    return {
+        name: site.run(f"SELECT t::text FROM {name} AS t ORDER BY 1", dbname=dbname)
+        for name in NAMES
+    }
+
+
+@pytest.fixture
+def kept_site(make_site):
+    site = make_site(empty=True)
+    site.run(TABLES)
+    fill(site)
+    return site
+
+
+def prepared(site):
+    """A temporary database with the same tables, which are empty."""
+    made = temporary(site)
+    site.run(TABLES, dbname=made.name)
+    return made
+
+
+def before_hold(monkeypatch, action):
+    """Has ``action`` done between the copy of the rows and the lock."""
+    hold = Keeper.hold
+
+    def act_and_hold(self):
+        action()
+        hold(self)
+
+    monkeypatch.setattr(Keeper, "hold", act_and_hold)
+
+
+def test_rows_sequences_and_triggers_of_kept_tables_are_those_of_live(kept_site):
+    site = kept_site
+    made = prepared(site)
+    before = rows(site)
+    site.run("SELECT setval('queue_id_seq', 700)")
+    swapped(site, made, keeping=KEEPING)
+    assert labelled(site) == "new"
+    assert rows(site) == before
+    assert site.run("INSERT INTO queue (payload) VALUES ('next') RETURNING id, payload") == [
+        (701, "next!")
+    ]
+    drop(site, "swap")
+
+
+def test_what_changes_after_the_copy_comes_too(kept_site, monkeypatch):
+    site = kept_site
+    made = prepared(site)
+
+    def change():
+        site.run("""
+            INSERT INTO queue (payload) VALUES ('later');
+            UPDATE queue SET urgent = true WHERE id IN (3, 4);
+            UPDATE history SET queue_id = NULL WHERE queue_id IN (7, 8);
+            DELETE FROM queue WHERE id IN (7, 8);
+            UPDATE login SET key = 'other' WHERE key = 'k9';
+            DELETE FROM login WHERE key IN ('k1', 'k2');
+            INSERT INTO login VALUES ('k2', 'new', now());
+            DELETE FROM scrap WHERE line = 'line 5';
+            INSERT INTO scrap VALUES ('line 6'), ('line 6');
+        """)
+
+    before_hold(monkeypatch, change)
+    swapped(site, made, keeping=KEEPING)
+    kept = rows(site)
+    assert kept == rows(site, derived_name(site.name, "swap"))
+    assert len(kept["queue"]) == 49
+    assert len(kept["login"]) == 49
+    drop(site, "swap")
+
+
+def test_a_transaction_that_was_open_during_the_copy_is_not_forgotten(kept_site, monkeypatch):
+    """Its row number is older than the copy, and a savepoint of it even more so."""
+    site = kept_site
+    made = prepared(site)
+    with contextlib.closing(site.server.connect(site.name, "app", autocommit=False)) as early:
+        with early.cursor() as cursor:
+            cursor.execute("INSERT INTO queue (payload) VALUES ('early')")
+            cursor.execute("SAVEPOINT inner_one")
+            cursor.execute("UPDATE queue SET urgent = true WHERE id = 1")
+            cursor.execute("RELEASE SAVEPOINT inner_one")
+        site.run("INSERT INTO queue (payload) VALUES ('meanwhile')")
+        before_hold(monkeypatch, early.commit)
+        swapped(site, made, keeping=KEEPING)
+    assert rows(site) == rows(site, derived_name(site.name, "swap"))
+    assert site.run("SELECT count(*) FROM queue WHERE urgent OR payload IN ('early!', 'x')") == [
+        (2,)
+    ]
+    drop(site, "swap")
+
+
+def test_rows_that_exchange_a_unique_value_are_copied_again(kept_site, monkeypatch):
+    site = kept_site
+    made = prepared(site)
+    once = []
+
+    def exchange():
+        if not once:
+            once.append(1)
+            site.run("""
+                ALTER TABLE queue DISABLE TRIGGER shout;
+                UPDATE queue SET payload = 'parked' WHERE id = 1;
+                UPDATE queue SET payload = 'task 1!' WHERE id = 2;
+                UPDATE queue SET payload = 'task 2!' WHERE id = 1;
+                ALTER TABLE queue ENABLE TRIGGER shout;
+            """)
+
+    before_hold(monkeypatch, exchange)
+    swapped(site, made, keeping=KEEPING)
+    assert rows(site) == rows(site, derived_name(site.name, "swap"))
+    drop(site, "swap")
+
+
+def test_a_condition_leaves_rows_behind(kept_site, monkeypatch):
+    site = kept_site
+    made = prepared(site)
+    site.run("UPDATE login SET until = '2000-01-01' WHERE key < 'k3'")
+    before_hold(
+        monkeypatch, lambda: site.run("UPDATE login SET until = '2001-01-01' WHERE key = 'k4'")
+    )
+    left = int(site.run("SELECT count(*) FROM login WHERE until > '2020-01-01'")[0][0])
+    keeping = Keeping(tables=[KeptName(name='"login"', condition="until > '2020-01-01'")])
+    swapped(site, made, keeping=keeping)
+    assert site.run("SELECT count(*) FROM login") == [(left - 1,)]
+    drop(site, "swap")
+
+
+class EvenRule:
+    """Leaves behind the logins with an even number."""
+
+    columns = ("data", "key")
+
+    def prepare(self, live, temporary):
+        return True
+
+    def is_left_behind(self, values):
+        return int(values[1][1:]) % 2 == 0
+
+
+def test_a_rule_leaves_rows_behind_also_those_that_came_later(kept_site, monkeypatch):
+    site = kept_site
+    made = prepared(site)
+    before_hold(
+        monkeypatch,
+        lambda: site.run("""
+            INSERT INTO login VALUES ('k200', 'x', now()), ('k201', 'x', now());
+            DELETE FROM login WHERE key IN ('k1', 'k2');
+            UPDATE login SET data = 'changed' WHERE key IN ('k3', 'k4');
+        """),
+    )
+    swapped(site, made, keeping=Keeping(tables=[KeptName(name='"login"', rule=EvenRule())]))
+    odd = [(f"k{i}",) for i in [*range(3, 51, 2), 201]]
+    assert sorted(site.run("SELECT key FROM login")) == sorted(odd)
+    assert site.run("SELECT data FROM login WHERE key = 'k3'")[0][0].tobytes() == b"changed"
+    drop(site, "swap")
+
+
+def test_a_kept_table_that_differs_in_the_temporary_database_stops_the_swap(kept_site):
+    site = kept_site
+    made = prepared(site)
+    site.run("ALTER TABLE login ADD COLUMN ip text", dbname=made.name)
+    with unchanged(site), pytest.raises(Conflict, match=r"public\.login"):
+        swapped(site, made, keeping=KEEPING)
+    drop(site, "temp")
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "CREATE TABLE outside (id bigint REFERENCES queue)",
+        """
+        CREATE TABLE outside (id bigint PRIMARY KEY);
+        ALTER TABLE history ADD FOREIGN KEY (queue_id) REFERENCES outside NOT VALID
+        """,
+    ],
+)
+def test_a_foreign_key_between_kept_and_other_tables_is_refused(kept_site, link):
+    site = kept_site
+    made = prepared(site)
+    site.run(link)
+    with unchanged(site), pytest.raises(Conflict, match="foreign keys from or to other tables"):
+        swapped(site, made, keeping=KEEPING)
+    drop(site, "temp")
+
+
+# -- a busy site -----------------------------------------------------------------------------------
+
+
+def test_a_writer_that_does_not_end_makes_the_swap_too_busy_and_is_named(kept_site):
+    site = kept_site
+    made = prepared(site)
+    with contextlib.closing(site.server.connect(site.name, "app", autocommit=False)) as writer:
+        with writer.cursor() as cursor:
+            cursor.execute("SET application_name = 'nightly import'")
+            cursor.execute("UPDATE queue SET urgent = true WHERE id = 1")
+        with unchanged(site), pytest.raises(TooBusy, match=r"nightly import.*public\.queue"):
+            swapped(site, made, keeping=KEEPING, patience=1)
+        writer.rollback()
+    drop(site, "temp")
+
+
+def test_a_table_that_somebody_has_alone_makes_the_swap_too_busy_in_time(kept_site):
+    site = kept_site
+    made = prepared(site)
+    with contextlib.closing(site.server.connect(site.name, "app", autocommit=False)) as alter:
+        with alter.cursor() as cursor:
+            cursor.execute("SET application_name = 'long migration'")
+            cursor.execute("LOCK TABLE login IN ACCESS EXCLUSIVE MODE")
+        oid, started = site.oid, time.monotonic()
+        with pytest.raises(TooBusy, match=r"long migration.*public\.login"):
+            swapped(site, made, keeping=KEEPING, patience=1)
+        assert time.monotonic() - started < 10
+        assert site.oid == oid
+        alter.rollback()
+    drop(site, "temp")
+
+
+def test_a_writer_that_ends_in_time_only_delays_the_swap(kept_site):
+    site = kept_site
+    made = prepared(site)
+    reporter = SilentReporter()
+    with contextlib.closing(site.server.connect(site.name, "app", autocommit=False)) as writer:
+        with writer.cursor() as cursor:
+            cursor.execute("UPDATE queue SET urgent = true WHERE id = 1")
+        timer = threading.Timer(1.0, writer.commit)
+        timer.start()
+        _live, _parked, result = swapped(site, made, keeping=KEEPING, reporter=reporter)
+        timer.join()
+    assert result.attempts > 1
+    assert any("trying again" in note for note in reporter.notes)
+    assert site.run("SELECT urgent FROM queue WHERE id = 1") == [(True,)]
+    drop(site, "swap")
+
+
+def longest_wait(site, statement, until):
+    """Seconds that a client waited at most for ``statement``, again and again."""
+    longest = 0.0
+    with (
+        contextlib.closing(site.server.connect(site.name, "app")) as client,
+        client.cursor() as cursor,
+    ):
+        while not until.is_set():
+            started = time.monotonic()
+            cursor.execute(statement)
+            longest = max(longest, time.monotonic() - started)
+            time.sleep(0.01)
+    return longest
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        "UPDATE queue SET urgent = true WHERE id = 1",
+        "LOCK TABLE scrap IN SHARE UPDATE EXCLUSIVE MODE",  # as VACUUM does
+        "LOCK TABLE queue IN ACCESS SHARE MODE; LOCK TABLE history IN EXCLUSIVE MODE",
+    ],
+    ids=["a writing transaction", "a vacuum", "an exclusive lock"],
+)
+def test_no_attempt_keeps_others_waiting_for_half_a_second(kept_site, held):
+    site = kept_site
+    made = prepared(site)
+    done = threading.Event()
+    waited = []
+
+    def write():
+        waited.append(
+            longest_wait(site, "INSERT INTO login VALUES (random()::text, 'x', now())", done)
+        )
+
+    writer = threading.Thread(target=write)
+    with contextlib.closing(site.server.connect(site.name, "app", autocommit=False)) as blocker:
+        with blocker.cursor() as cursor:
+            cursor.execute(held)
+        writer.start()
+        try:
+            with pytest.raises(TooBusy):
+                swapped(site, made, keeping=KEEPING, patience=3)
+        finally:
+            done.set()
+            writer.join()
+        blocker.rollback()
+    assert waited[0] < 0.5
+    drop(site, "temp")
+
+
+def test_a_transaction_that_locks_in_the_other_order_is_no_deadlock(kept_site):
+    site = kept_site
+    made = prepared(site)
+    errors = []
+    done = threading.Event()
+
+    def work():
+        with contextlib.closing(site.server.connect(site.name, "app", autocommit=False)) as client:
+            while not done.is_set():
+                try:
+                    with client.cursor() as cursor:
+                        cursor.execute("INSERT INTO scrap VALUES ('x')")
+                        time.sleep(0.05)
+                        cursor.execute("INSERT INTO login VALUES (random()::text, 'x', now())")
+                        cursor.execute("UPDATE history SET said = '{}' WHERE run = 1")
+                    client.commit()
+                except psycopg2.Error as error:
+                    errors.append(error)
+                    return
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        swapped(site, made, keeping=KEEPING, patience=30)
+    finally:
+        done.set()
+        worker.join()
+    # Sent away by the swap, but by no deadlock before.
+    assert all(error.pgcode in ("57P01", None) for error in errors)
+    assert rows(site) == rows(site, derived_name(site.name, "swap"))
+    drop(site, "swap")
+
+
+def test_changes_that_take_too_long_under_the_lock_are_brought_over_without_it(
+    kept_site, monkeypatch
+):
+    site = kept_site
+    made = prepared(site)
+    once = []
+
+    def change():
+        if not once:
+            once.append(1)
+            monkeypatch.setattr(keeper_module, "HELD_AT_MOST", 1)
+            fill_more = "INSERT INTO scrap SELECT repeat('x', 500) FROM generate_series(1, 40000)"
+            site.run(fill_more)
+        else:
+            monkeypatch.setattr(keeper_module, "HELD_AT_MOST", 5000)
+
+    before_hold(monkeypatch, change)
+    reporter = SilentReporter()
+    _live, _parked, result = swapped(site, made, keeping=KEEPING, reporter=reporter)
+    assert result.attempts == 2
+    assert any("too much has changed" in note for note in reporter.notes)
+    assert rows(site) == rows(site, derived_name(site.name, "swap"))
+    drop(site, "swap")
+
+
+# -- restores --------------------------------------------------------------------------------------
+
+
+def test_a_restore_keeps_the_tables_that_the_dump_has_with_other_columns(kept_site, storage_root):
+    site = kept_site
+    site.run("ALTER TABLE login DROP COLUMN data; DROP TABLE scrap")
+    key = take(site, storage_root)
+    site.run("DROP TABLE login, history, queue; DROP FUNCTION shout")
+    site.run(TABLES)
+    fill(site, 20)
+    before = rows(site)
+    restore(site, key, storage_root, keeping=KEEPING)
+    assert rows(site) == before
+
+
+def test_a_foreign_dump_with_rows_in_kept_tables_brings_none_of_them(kept_site, storage_root):
+    site = kept_site
+    key = take(site, storage_root)
+    site.run("TRUNCATE queue, history, login, scrap; INSERT INTO queue (payload) VALUES ('mine')")
+    before = rows(site)
+    restore(site, key, storage_root, keeping=KEEPING, reversible=True)
+    assert rows(site) == before
+    # Made after the hooks and before the rows came: no login of the site is in it.
+    assert rows(site, derived_name(site.name, "post")) == {name: [] for name in NAMES}
+
+
+def test_a_hook_that_changes_a_kept_table_fails_the_restore(kept_site, storage_root):
+    site = kept_site
+    key = take(site, storage_root)
+
+    def hook(temporary):
+        site.run("ALTER TABLE login ADD COLUMN ip text", dbname=temporary)
+
+    with unchanged(site), pytest.raises(Conflict, match=r"public\.login") as raised:
+        restore(site, key, storage_root, keeping=KEEPING, hooks=hook)
+    assert "migrate" in raised.value.hint
+
+
+def test_a_local_copy_that_is_restored_gets_the_rows_of_today(kept_site, storage_root):
+    site = kept_site
+    key = take(site, storage_root)
+    restore(site, key, storage_root, keeping=KEEPING, reversible=True)
+    site.run("DELETE FROM queue WHERE id > 60; INSERT INTO queue (payload) VALUES ('after')")
+    before = rows(site)
+    restore(site, ":pre", keeping=KEEPING)
+    assert rows(site) == before
