@@ -13,7 +13,7 @@ from psycopg2 import errorcodes, sql
 from .carrier import Carrier, TooSlow, speak_alike
 from .connection import Connection
 from .errors import ServerUnavailable, TooBusy
-from .kept import Keeping, check_definitions, find_kept
+from .kept import Agreed, Keeping, check_definitions, find_kept
 from .marks import Database
 from .progress import Reporter
 from .server import Server, explained, remove_session_limits
@@ -57,8 +57,10 @@ class Keeper:
         reporter: Reporter,
         *,
         patience: float,
+        agreed: Agreed | None = None,
     ) -> None:
         """``patience``: seconds for which somebody may keep the tables from being read."""
+        self._agreed = agreed
         self._server = server
         self._patience = max(1, round(patience * 1000))
         role = server.role_to_take(live.owner)
@@ -94,7 +96,7 @@ class Keeper:
             _prepare(temporary)
             with live.cursor() as cursor:
                 tables = find_kept(cursor, self._keeping)
-            check_definitions(live, temporary, tables)
+            check_definitions(live, temporary, tables, self._agreed)
             live.rollback()
             temporary.rollback()
             self._carrier = Carrier(tables)

@@ -231,13 +231,27 @@ def _rows(cursor: Any, query: str, oid: int) -> tuple[tuple[Any, ...], ...]:
 CopyDefinitions = Callable[[Sequence[TableName]], None]
 """Makes tables of the live database in the temporary one, without their rows."""
 
+Definitions = dict[TableName, tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """The definitions of the kept tables in both databases when they were made the same.
+
+    As text they can differ: an expression that went through pg_dump comes back written in another
+    way.
+    """
+
+    live: Definitions
+    temporary: Definitions
+
 
 def put_definitions(
     live: ConnectionParams,
     temporary: ConnectionParams,
     keeping: Keeping,
     copy_definitions: CopyDefinitions,
-) -> None:
+) -> Agreed:
     """Makes the kept tables of ``temporary`` those of ``live``, and empties them.
 
     Before the hooks, so that ``migrate`` meets tables that exist and knows their migrations.
@@ -248,24 +262,23 @@ def put_definitions(
         with of_live.cursor() as there, of_temporary.cursor() as here:
             tables = [table.name for table in find_kept(there, keeping)]
             if not tables:
-                return
+                return Agreed({}, {})
             migrations = _migrations_table(there)
-            wanted = definitions(there, [*tables, *filter(None, [migrations])])
-            present = definitions(here, list(wanted))
-            # Its definition is Django's affair; only where there is none at all, it is made.
-            different = [
-                table
-                for table in wanted
-                if table not in present or (table in tables and present[table] != wanted[table])
-            ]
-            _drop(here, [table for table in different if table in present])
+            wanted, present = definitions(there, tables), definitions(here, tables)
+            # All or none: they may refer to one another.
+            missing = tables if present != wanted else []
+            if migrations is not None and not definitions(here, [migrations]):
+                # Its definition is Django's affair; only where there is none at all, it is made.
+                missing = [*missing, migrations]
+            _drop(here, [table for table in missing if table in present])
             of_temporary.commit()
-            if different:
-                copy_definitions(different)
+            if missing:
+                copy_definitions(missing)
             _empty(here, tables)
             if migrations is not None:
                 _copy_migrations(there, here, migrations, keeping.apps)
             of_temporary.commit()
+            return Agreed(wanted, definitions(here, tables))
 
 
 def _migrations_table(cursor: Any) -> TableName | None:
@@ -311,16 +324,27 @@ def _copy_migrations(there: Any, here: Any, table: TableName, apps: Sequence[str
         )
 
 
-def check_definitions(live: Connection, temporary: Connection, tables: Sequence[KeptTable]) -> None:
-    """:class:`Conflict` unless the kept tables of both databases are alike: rows of one would not
-    fit the other."""
+def check_definitions(
+    live: Connection, temporary: Connection, tables: Sequence[KeptTable], agreed: Agreed | None
+) -> None:
+    """:class:`Conflict` unless the kept tables of both databases are alike, or as they were when
+    they were ``agreed``: rows of one would not fit the other."""
     names = [table.name for table in tables]
     with live.cursor() as there, temporary.cursor() as here:
-        wanted, present = definitions(there, names), definitions(here, names)
-    if different := [str(name) for name in names if present.get(name) != wanted[name]]:
+        of_live, of_temporary = definitions(there, names), definitions(here, names)
+    if agreed is None:
+        different = [name for name in names if of_temporary.get(name) != of_live[name]]
+    else:
+        different = [
+            name
+            for name in names
+            if of_temporary.get(name) != agreed.temporary.get(name)
+            or of_live[name] != agreed.live.get(name)
+        ]
+    if different:
         raise Conflict(
             "kept tables would be other ones after the restore than they are now: "
-            + ", ".join(different),
+            + ", ".join(map(str, different)),
             hint="The live database was not touched. Run migrate on it first, so that its kept "
             "tables are what the code of the site expects.",
         )

@@ -174,8 +174,9 @@ def _restore(
         temporary, report = build(target.server, target.model, made)
         report.tell(reporter)
         with dropped_on_error(target.server, temporary):
+            agreed = None
             if live is not None and request.beside is None:
-                target.keep_definitions(temporary)
+                agreed = target.keep_definitions(temporary)
             reporter.phase("hooks")
             pre_swap_hooks(temporary.name)
             if request.beside is not None:
@@ -187,7 +188,7 @@ def _restore(
             if request.hold:
                 target.set_aside(temporary, names.held, "held")
                 return RestoreResult(names.held, None, report)
-            swapped = target.take_over(live, temporary, source, parked_as=parked_as)
+            swapped = target.take_over(live, temporary, source, parked_as=parked_as, agreed=agreed)
             return RestoreResult(names.live, swapped, report)
 
 
@@ -209,8 +210,8 @@ def swap_held(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
             # What a local copy replaces stays on the server, also if nobody has asked for it.
             run_checks([replace(target.checks, keeps_parked=True).standbys], reporter)
         # The site may have been migrated since.
-        target.keep_definitions(held)
-        swapped = target.take_over(target.live, held, source, parked_as=parked_as)
+        agreed = target.keep_definitions(held)
+        swapped = target.take_over(target.live, held, source, parked_as=parked_as, agreed=agreed)
         return RestoreResult(target.names.live, swapped, LoadReport())
 
 

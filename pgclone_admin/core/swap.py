@@ -27,7 +27,7 @@ from psycopg2 import errorcodes, sql
 from .connection import Connection, ConnectionParams, one_row
 from .errors import Conflict, PgcloneError, TooBusy
 from .keeper import Keeper
-from .kept import Keeping
+from .kept import Agreed, Keeping
 from .marks import Database, Mark, Session, set_comment
 from .progress import Reporter
 from .properties import carry
@@ -68,6 +68,8 @@ class SwapRequest:
     temporary: Database
     parked: Mark
     keeping: Keeping = field(default_factory=Keeping)
+    agreed: Agreed | None = None
+    """The definitions of the kept tables, which must not have changed since."""
     patience: float = 60.0
     """Seconds for which a swap is tried again when the site is too busy for it."""
 
@@ -101,6 +103,7 @@ def swap(
             request.keeping,
             reporter,
             patience=request.patience,
+            agreed=request.agreed,
         )
         stack.callback(keeper.leave)
         keeper.prepare()

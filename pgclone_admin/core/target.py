@@ -12,7 +12,7 @@ from .connection import ConnectionParams
 from .copy import copy_database, load_from_database
 from .errors import HookFailed, PgcloneError
 from .judge import LoadReport, Tolerated
-from .kept import Keeping, put_definitions
+from .kept import Agreed, Keeping, put_definitions
 from .marks import Database, Mark, new_database_name, set_comment
 from .names import LocalKey, TableName
 from .parked import settle_parked
@@ -116,11 +116,11 @@ class Target:
     def mark(self, name: str, kind: str, source: str, *, becomes: str = "") -> Mark:
         return Mark.new(name=name, kind=kind, of=self.names.live, source=source, becomes=becomes)
 
-    def keep_definitions(self, temporary: Database) -> None:
+    def keep_definitions(self, temporary: Database) -> Agreed | None:
         """Gives the temporary database the kept tables of the live one, without their rows."""
         request, server = self.request, self.server
         if not request.keeping.tables:
-            return
+            return None
         role = server.role_to_take(temporary.owner)
         live = server.params.with_dbname(request.live).with_role(role)
         target = server.params.with_dbname(temporary.name).with_role(role)
@@ -136,7 +136,7 @@ class Target:
             )
             report.tell(self.reporter)
 
-        put_definitions(live, target, request.keeping, copy_definitions)
+        return put_definitions(live, target, request.keeping, copy_definitions)
 
     def set_aside(self, temporary: Database, name: str, kind: str) -> None:
         """Keeps a finished database under another name instead of swapping it in."""
@@ -144,11 +144,18 @@ class Target:
         self.server.settle(temporary.name, replace(mark, name=name, kind=kind))
 
     def take_over(
-        self, live: Database, temporary: Database, source: str, *, parked_as: str
+        self,
+        live: Database,
+        temporary: Database,
+        source: str,
+        *,
+        parked_as: str,
+        agreed: Agreed | None,
     ) -> SwapResult:
         """Swaps a finished database in, with the copies that the request wants around it.
 
-        ``parked_as`` is ``pre`` or ``undo``: what becomes of the live one if it is kept.
+        ``parked_as`` is ``pre`` or ``undo``: what becomes of the live one if it is kept. ``agreed``
+        is what :meth:`keep_definitions` has returned.
         """
         request, server, names = self.request, self.server, self.names
         becomes = parked_as if request.reversible or parked_as == "undo" else ""
@@ -178,6 +185,7 @@ class Target:
                     temporary=temporary,
                     parked=self.mark(names.parked, "parked", source, becomes=becomes),
                     keeping=request.keeping,
+                    agreed=agreed,
                     patience=request.swap_patience,
                 ),
                 self.reporter,
