@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.db.backends.signals import connection_created
 
 
@@ -15,3 +15,7 @@ class PgcloneAdminConfig(AppConfig):
         from . import checks, signals  # noqa: F401, PLC0415
 
         connection_created.connect(signals.notice_swap, dispatch_uid="pgclone_admin")
+        if apps.is_installed("django_q"):
+            from . import queue  # noqa: PLC0415
+
+            queue.watch_workers()

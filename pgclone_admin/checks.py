@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings as django_settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error, Tags, register
-from django.db import connections
+from django.db import DatabaseError, connections, router
+from django.db.models import DurationField, ExpressionWrapper, F, Max
 from pgconnection.core import _Databases
 
 from .core.errors import PgcloneError
+from .core.programs import choose_program
+from .core.server import Server
+from .databases import maintenance_params
 from .hooks import load_hooks
+from .models import Dump, RestoreRun
 from .options import Arguments, configuration_names, resolve
 from .routing import SharedDatabases, connects_again
-from .settings import VERSION_1_HOOK_SETTINGS, Settings, settings
+from .settings import VERSION_1_HOOK_SETTINGS, Settings, cluster_settings, settings
+from .store import DumpStore
 
 
 @register(Tags.compatibility)
@@ -164,6 +171,157 @@ def check_kept_apps(**_kwargs: Any) -> list[CheckMessage]:
                     )
                 )
     return messages
+
+
+USUAL_RETRY = 60
+"""Seconds; what django-q2 takes where Q_CLUSTER says nothing."""
+
+
+@register()
+def check_queue(**_kwargs: Any) -> list[CheckMessage]:
+    """The queue delivers a run once, lets it finish, and does not end it without our knowledge."""
+    if not apps.is_installed("django_q"):
+        if not apps.is_installed("django.contrib.admin"):
+            return []  # there is the command line, which needs no queue
+        return [
+            checks.Warning(
+                "nothing that is asked for in the admin can be done: django-q2 is not installed",
+                hint='Write "django_q" in INSTALLED_APPS, and run: manage.py qcluster',
+                id="pgclone_admin.W004",
+            )
+        ]
+    cluster = cluster_settings()
+    if cluster.get("sync"):
+        return []
+    return [*_check_times(cluster), *_check_attempts(cluster)]
+
+
+def _check_times(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    timeout, retry = cluster.get("timeout"), cluster.get("retry", USUAL_RETRY)
+    try:
+        longest = settings.run_timeout
+    except PgcloneError:
+        longest = None  # told by check_settings
+    if not timeout:
+        yield checks.Warning(
+            "Q_CLUSTER has no timeout: a run that hangs keeps its worker for ever",
+            hint='Write "timeout" in Q_CLUSTER: more seconds than the longest restore takes; and '
+            '"retry" above it.',
+            id="pgclone_admin.W005",
+        )
+    elif retry <= timeout:
+        yield Error(
+            f"retry of Q_CLUSTER ({retry} s) is not larger than its timeout ({timeout} s): tasks "
+            "that are at work are delivered again",
+            hint=f'Write "retry": {timeout + USUAL_RETRY} in Q_CLUSTER.',
+            id="pgclone_admin.E006",
+        )
+    if longest is not None and timeout and longest >= timeout:
+        yield Error(
+            f"PGCLONE_RUN_TIMEOUT ({longest} s) is not smaller than the timeout of Q_CLUSTER "
+            f"({timeout} s): django-q2 kills a run before it can clean up",
+            hint=f'Write "timeout": {longest + 30} in Q_CLUSTER, and "retry" above it.',
+            id="pgclone_admin.E007",
+        )
+    elif longest is not None and (timeout or 0) < retry <= longest:
+        yield Error(
+            f"retry of Q_CLUSTER ({retry} s) is not larger than what a run may take ({longest} s)",
+            hint=f'Write "retry": {longest + USUAL_RETRY} in Q_CLUSTER.',
+            id="pgclone_admin.E008",
+        )
+
+
+def _check_attempts(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    if not cluster.get("ack_failures"):
+        yield checks.Warning(
+            "tasks that fail are delivered again and again: ack_failures of Q_CLUSTER is not True",
+            hint='Write "ack_failures": True in Q_CLUSTER.',
+            id="pgclone_admin.W006",
+        )
+    if cluster.get("max_attempts", 0) != 1:
+        yield checks.Warning(
+            "a task that its worker did not survive is tried again: max_attempts of Q_CLUSTER is "
+            "not 1",
+            hint='Write "max_attempts": 1 in Q_CLUSTER.',
+            id="pgclone_admin.W007",
+        )
+
+
+@register(Tags.database)
+def check_server(databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
+    """With ``check --database``: client programs, the rights of the role, the longest run."""
+    messages: list[CheckMessage] = []
+    for alias in databases or ():
+        if connections[alias].vendor != "postgresql":
+            continue
+        try:
+            with Server.connected(maintenance_params(alias)) as server:
+                messages += _check_programs(server)
+                if server.role()[1]:
+                    messages.append(
+                        checks.Warning(
+                            f'the database "{alias}" is used as a superuser: what a dump holds is '
+                            "run with all rights",
+                            hint="Use a role that owns the database and has CREATEDB.",
+                            id="pgclone_admin.W008",
+                        )
+                    )
+        except PgcloneError as error:
+            messages.append(_message(error, "pgclone_admin.E009"))
+    return messages
+
+
+def _check_programs(server: Server) -> Iterator[CheckMessage]:
+    for name in ("pg_dump", "pg_restore"):
+        try:
+            choose_program(name, server_major=server.major, directories=settings.bin_dirs)
+        except PgcloneError as error:
+            yield _message(error, "pgclone_admin.E010")
+
+
+@register(Tags.database)
+def check_storage(databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
+    """With ``check --database``: the storage location can be written to, listed and read."""
+    if not databases:
+        return []
+    try:
+        store = DumpStore(settings.storage_location)
+        if settings.allow_dump:
+            store.prove()
+    except PgcloneError as error:
+        return [_message(error, "pgclone_admin.E011")]
+    return []
+
+
+@register(Tags.database)
+def check_longest_run(databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
+    """With ``check --database``: no run has taken longer than tasks are left alone for."""
+    retry = cluster_settings().get("retry", USUAL_RETRY)
+    took = ExpressionWrapper(F("finished_at") - F("started_at"), output_field=DurationField())
+    longest = 0.0
+    for model in (Dump, RestoreRun):
+        if router.db_for_read(model) not in (databases or ()):
+            continue
+        try:
+            found = model._base_manager.aggregate(longest=Max(took))["longest"]
+        except DatabaseError:
+            continue  # the tables are not there yet
+        longest = max(longest, found.total_seconds() if found else 0.0)
+    if longest < retry:
+        return []
+    return [
+        checks.Warning(
+            f"a run has taken {longest:.0f} s, and tasks are delivered again after {retry} s "
+            "(retry of Q_CLUSTER)",
+            hint=f'Write "retry": {round(2 * longest) + USUAL_RETRY} in Q_CLUSTER, and "timeout" '
+            "below it.",
+            id="pgclone_admin.W009",
+        )
+    ]
+
+
+def _message(error: PgcloneError, identifier: str) -> CheckMessage:
+    return Error(error.message, hint=error.hint, id=identifier)
 
 
 def _load(config: str | None, verb: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from django.core.files.storage import storages
 from django.db import connections
 
 from .core.connection import ConnectionParams
@@ -110,3 +112,19 @@ def passwords() -> frozenset[str]:
     """Every password of a database that the settings hold: never to be shown."""
     configured = [*connections.databases.values(), *settings.connections.values()]
     return frozenset(str(c["PASSWORD"]) for c in configured if c.get("PASSWORD"))
+
+
+SECRET_OPTION = re.compile(r"secret|password|passwd|token|credential|account_key", re.IGNORECASE)
+
+
+def secrets() -> frozenset[str]:
+    """Every password of a database and every secret of a storage that the settings hold."""
+    configured: list[Mapping[str, Any]] = [settings.s3_config]
+    backends: Any = storages.backends
+    configured += [found.get("OPTIONS") or {} for found in backends.values()]
+    return passwords() | {
+        value
+        for options in configured
+        for name, value in options.items()
+        if isinstance(value, str) and value and SECRET_OPTION.search(name)
+    }

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.apps import apps
+from django.db import DatabaseError
+
 from .core.errors import ConfigurationError, UnknownConfiguration
 from .settings import as_list, settings
 
@@ -83,6 +86,18 @@ def configuration_names() -> list[str]:
     return sorted(str(name) for name in names)
 
 
+def stored_configuration(name: str) -> list[Mapping[str, Any]]:
+    """The configuration of the site's database with this name, if there is one.
+
+    None when that database cannot be reached: it may be the very thing that is broken.
+    """
+    try:
+        stored = apps.get_model("pgclone_admin", "Configuration").objects.filter(name=name).first()
+    except DatabaseError:
+        return []
+    return [] if stored is None else [stored.as_options()]
+
+
 def _configuration(name: str | None, verb: str) -> tuple[str, Mapping[str, Any]]:
     """The name for the dump key and the options of a configuration, in today's words."""
     version_1: Mapping[str, Any] = {}
@@ -92,27 +107,30 @@ def _configuration(name: str | None, verb: str) -> tuple[str, Mapping[str, Any]]
         version_1 = settings.restore_configs
     if name is None:
         if "default" in version_1:
-            return "default", _checked("default", version_1["default"])
+            return "default", checked("default", version_1["default"])
         return NO_CONFIGURATION, {}
     candidates: list[Mapping[str, Any]] = [settings.configs, version_1]
     found = [configurations[name] for configurations in candidates if name in configurations]
+    if not found and name not in configuration_names():
+        found = stored_configuration(name)
     if not found and name in configuration_names():
         # Of the other verb: it says nothing about this one.
         return name, {}
     if not found:
         known = ", ".join(configuration_names()) or "none"
         raise UnknownConfiguration(
-            f'there is no configuration "{name}"', hint=f"Configured in the settings: {known}."
+            f'there is no configuration "{name}"',
+            hint=f"Configured in the settings: {known}. Others are in the admin.",
         )
     if len(found) > 1:
         raise ConfigurationError(
             f'the configuration "{name}" stands in PGCLONE_CONFIGS and in the settings of 1.x',
             hint="Remove one of them.",
         )
-    return name, _checked(name, found[0])
+    return name, checked(name, found[0])
 
 
-def _checked(name: str, configuration: Any) -> Mapping[str, Any]:
+def checked(name: str, configuration: Any) -> Mapping[str, Any]:
     if not isinstance(configuration, Mapping):
         raise ConfigurationError(f'the configuration "{name}" is no mapping')
     options: dict[str, Any] = {}

@@ -132,6 +132,20 @@ class Settings:
         return int(value)
 
     @property
+    def run_timeout(self) -> int | None:
+        """PGCLONE_RUN_TIMEOUT: seconds after which a run in a worker is ended and cleaned up.
+
+        By default 30 seconds less than the ``timeout`` of Q_CLUSTER, after which django-q2 kills
+        the worker; none where that has none.
+        """
+        value = _get("RUN_TIMEOUT", None, int)
+        if value is None:
+            return default_run_timeout(cluster_settings().get("timeout"))
+        if isinstance(value, bool) or value < 1:
+            raise ConfigurationError("PGCLONE_RUN_TIMEOUT has to be a number of seconds from 1")
+        return int(value)
+
+    @property
     def ignore_standbys(self) -> bool:
         """PGCLONE_IGNORE_STANDBYS: whether sessions on standbys that are not in DATABASES may go on
         reading a database that was replaced, ``False`` by default."""
@@ -254,6 +268,24 @@ def parse_codec(text: str) -> Codec:
         f"PGCLONE_COMPRESSION cannot be {text!r}",
         hint="It is zstd, gzip or none; a level follows a colon: zstd:1 to 19, gzip:1 to 9.",
     )
+
+
+ROOM_TO_CLEAN_UP = 30
+"""Seconds between the end of a run and the end of its worker, as far as there are so many."""
+
+
+def default_run_timeout(cluster_timeout: int | None) -> int | None:
+    if not cluster_timeout:
+        return None
+    return max(cluster_timeout - ROOM_TO_CLEAN_UP, cluster_timeout // 2, 1)
+
+
+def cluster_settings() -> Mapping[str, Any]:
+    """Q_CLUSTER as the cluster of this process reads it."""
+    configured = dict(getattr(django_settings, "Q_CLUSTER", None) or {})
+    alternatives = configured.pop("ALT_CLUSTERS", None) or {}
+    name = os.environ.get("Q_CLUSTER_NAME")
+    return {**configured, **(alternatives.get(name) or {})} if name else configured
 
 
 def base_dir() -> Path:

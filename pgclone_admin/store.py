@@ -107,6 +107,11 @@ class DumpStore:
     def open(self, key: DumpKey) -> Readable:
         return self._backend.open(_checked(key.text))
 
+    def link(self, key: DumpKey, *, seconds: int, file_name: str) -> str | None:
+        """An address that gives a browser the stored bytes for so long; ``None`` where the storage
+        has none. Whoever knows it needs no permission."""
+        return self._backend.link(_checked(key.text), seconds=seconds, file_name=file_name)
+
     # -- a sink for dumps
 
     def save(self, key: DumpKey, content: Content, *, source_size: int) -> None:

@@ -45,6 +45,8 @@ Django as a process (function)
 ``make_project``    ``make_project(server=pg, name=None, upto=None, apps=(), extra="")``;
                     ``upto="0001"``: an old database that needs ``migrate``; ``apps``: more
                     installed apps, also in ``.apps``
+``office``          a project in whose database runs are recorded, and which is the database of
+                    *this* process too: services ask, ``office.start("qcluster")`` works
 ``use_database``    ``use_database(site, alias="default", user="app")`` points Django's connection
                     of *this* process to a database until the test ends
 =================== ============================================================================
@@ -110,6 +112,7 @@ from typing import Any
 
 import pytest
 from django.db import connections
+from django.test import override_settings
 
 from .support import invariants, processes, storages
 from .support.cutting_proxy import CuttingProxy
@@ -137,6 +140,20 @@ MARKERS = {
     "postgres": "set for tests that use a PostgreSQL server",
     "s3": "set for tests that use the S3 server",
     "allow_left_behind(*patterns)": "unfinished databases that the test means to leave",
+}
+
+OFFICE_APPS = ["django.contrib.sessions", "django.contrib.messages", "django_q"]
+
+OFFICE_CLUSTER = {
+    "name": "tests",
+    "orm": "default",
+    "workers": 1,
+    "queue_limit": 1,
+    "poll": 0.1,
+    "timeout": 60,
+    "retry": 90,
+    "max_attempts": 1,
+    "ack_failures": True,
 }
 
 SERVER_FIXTURES = {"servers", "any_pg", "own_pg", "recorder"}
@@ -370,6 +387,24 @@ def make_project(servers: ServerPool, manage: Manage, storage_root: Path) -> Cal
 @pytest.fixture
 def project(make_project: Callable[..., Project]) -> Project:
     return make_project()
+
+
+@pytest.fixture
+def office(
+    make_project: Callable[..., Project], use_database: Callable[..., None], storage_root: Path
+) -> Iterator[Project]:
+    project = make_project(apps=OFFICE_APPS)
+    project.settings["Q_CLUSTER"] = dict(OFFICE_CLUSTER)
+    project.manage(
+        "migrate", "--verbosity=0", "--skip-checks", apps=[*OFFICE_APPS, "django.contrib.admin"]
+    ).ok()
+    use_database(project)
+    with override_settings(
+        PGCLONE_STORAGE_LOCATION=f"{storage_root}/",
+        PGCLONE_INSTANCE="here",
+        PGCLONE_BIN_DIR=str(project.server.bin_dir),
+    ):
+        yield project
 
 
 # -- storages and programs ------------------------------------------------------------------------

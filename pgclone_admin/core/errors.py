@@ -30,7 +30,9 @@
     │   └── UnknownFormat
     ├── RestoreFailed
     ├── HookFailed
-    └── Cancelled
+    ├── Cancelled
+    ├── TimedOut
+    └── Interrupted               the process was told to end
 
 The docstring of a class is its default message. ``code`` is stable and meant for programs,
 the message and the ``hint`` are meant for people. Neither ever holds a password or a URI.
@@ -222,3 +224,15 @@ class Cancelled(PgcloneError):
     """the operation was cancelled"""
 
     code = "cancelled"
+
+
+class TimedOut(PgcloneError):
+    """the operation took too long"""
+
+    code = "timed_out"
+
+
+class Interrupted(PgcloneError):
+    """the process was told to end"""
+
+    code = "interrupted"

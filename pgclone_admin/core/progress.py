@@ -8,8 +8,8 @@ from typing import Protocol
 class Reporter(Protocol):
     """Told by the operations what they do; its methods may be called from any thread.
 
-    ``advance`` is called often and must return at once. A reporter that raises
-    :class:`~pgclone_admin.core.errors.Cancelled` in ``check`` ends the operation, which then
+    ``advance`` is called often and must return at once. A reporter that raises an error of ours in
+    ``check``, such as :class:`~pgclone_admin.core.errors.Cancelled`, ends the operation, which then
     cleans up as after any failure.
     """
 
@@ -26,7 +26,7 @@ class Reporter(Protocol):
         """A sentence that a person should read."""
 
     def check(self) -> None:
-        """Raises :class:`~pgclone_admin.core.errors.Cancelled` when the operation should end."""
+        """Raises when the operation should end."""
 
 
 class SilentReporter:

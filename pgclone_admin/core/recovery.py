@@ -41,6 +41,7 @@ class Outcome(StrEnum):
     FINISHED = "finished"
     REMOVED = "removed"
     ABORTED = "aborted"
+    GIVEN_UP = "given up"
     KEPT = "kept"
     FAILED = "failed"
     """It should have been cleaned and could not be."""

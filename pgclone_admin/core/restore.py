@@ -179,6 +179,9 @@ def _restore(
                 agreed = target.keep_definitions(temporary)
             reporter.phase("hooks")
             pre_swap_hooks(temporary.name)
+            if request.drill:
+                target.server.drop(temporary.name)
+                return RestoreResult("", None, report)
             if request.beside is not None:
                 target.set_aside(temporary, names.beside, "beside")
                 return RestoreResult(names.beside, None, report)

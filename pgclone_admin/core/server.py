@@ -101,6 +101,11 @@ class Server:
         number = int(self.connection.server_version)
         return f"{number // 10_000}.{number % 10_000}"
 
+    @property
+    def system_identifier(self) -> str:
+        """What tells this server from every other, also from a copy under the same address."""
+        return str(self.rows("SELECT system_identifier FROM pg_control_system()")[0][0])
+
     def database(self, name: str) -> Database | None:
         """The database ``name``, or ``None``."""
         found = self._databases("d.datname = %s", [name])

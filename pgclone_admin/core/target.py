@@ -10,7 +10,7 @@ import psycopg2
 
 from .connection import ConnectionParams
 from .copy import copy_database, load_from_database
-from .errors import HookFailed, PgcloneError
+from .errors import Conflict, HookFailed, PgcloneError
 from .judge import LoadReport, Tolerated
 from .kept import Agreed, Keeping, put_definitions
 from .marks import Database, Mark, new_database_name, set_comment
@@ -35,6 +35,12 @@ class RestoreRequest:
     """Keeps the result under this name and swaps nothing."""
     hold: bool = False
     """Keeps the result for a swap that somebody asks for later."""
+    drill: bool = False
+    """Drops the result, after the hooks: the proof that it can be made."""
+    confirmed_oid: int | None = None
+    """The database that somebody has confirmed to be replaced."""
+    system_identifier: str = ""
+    """The server on which that was."""
     keeping: Keeping = field(default_factory=Keeping)
     """The tables that stay those of the live database."""
     standbys: Sequence[ConnectionParams] = ()
@@ -98,6 +104,7 @@ class Target:
             names = RestoreNames(request.live, request.beside)
             server.lock(names.live, exclusive=True)
             live = server.database(names.live)
+            _check_identity(request, server, live)
             model = live or server.pattern()
             checks = TargetChecks(
                 server,
@@ -203,6 +210,17 @@ class Target:
         except (PgcloneError, psycopg2.Error) as error:
             self.reporter.warn(f"the restore is done, but the next one has to clean up: {error}")
         return swapped
+
+
+def _check_identity(request: RestoreRequest, server: Server, live: Database | None) -> None:
+    """:class:`Conflict` unless this is what somebody has looked at and confirmed."""
+    confirmed = request.confirmed_oid
+    is_other = confirmed is not None and (live is None or live.oid != confirmed)
+    if is_other or request.system_identifier not in ("", server.system_identifier):
+        raise Conflict(
+            f'the database "{request.live}" is another one than the one that was confirmed',
+            hint="Nothing was changed. Look at the plan again, and confirm it again.",
+        )
 
 
 @contextmanager

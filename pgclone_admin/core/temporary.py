@@ -29,7 +29,12 @@ _NAME = re.compile(
 
 def own_prefix() -> str:
     """How the names of this process's temporary files begin."""
-    return f"pgclone-{os.getpid()}-"
+    return prefix_of(os.getpid())
+
+
+def prefix_of(pid: int) -> str:
+    """The same for another process."""
+    return f"pgclone-{pid}-"
 
 
 @dataclass(frozen=True)

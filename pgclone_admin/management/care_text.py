@@ -15,6 +15,7 @@ WOULD = {
     Outcome.FINISHED: "would finish",
     Outcome.REMOVED: "would remove",
     Outcome.ABORTED: "would abort",
+    Outcome.GIVEN_UP: "would give up",
     Outcome.KEPT: "would keep",
     Outcome.FAILED: "cannot clean",
 }

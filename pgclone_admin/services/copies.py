@@ -56,3 +56,16 @@ def copy_live(
             program_directories=settings.bin_dirs,
             jobs=settings.jobs,
         )
+
+
+def drop_local(options: Options, name: str, reporter: Reporter) -> None:
+    """Drops a local database that was made here; sessions in it are ended.
+
+    :class:`DatabaseProtected` for one that was not, and for those of a run that is not over.
+    """
+    live = live_name(options.database)
+    with Server.connected(maintenance_params(options.database)) as server:
+        reporter.phase("dropping")
+        server.lock(live, exclusive=True)
+        server.check_target(name, protected_names())
+        server.drop(name)

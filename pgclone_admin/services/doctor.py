@@ -55,7 +55,7 @@ def examine(options: Options) -> Iterator[Finding]:
         storage_works = storage_works and finding.level is not Level.PROBLEM
         yield finding
     yield from _leftovers(options, server=server_works, storage=storage_works)
-    yield from _settings(options.database)
+    yield from _settings()
 
 
 def _server(options: Options, reached_standbys: int) -> Iterator[Finding]:
@@ -140,12 +140,13 @@ def _leftovers(options: Options, *, server: bool, storage: bool) -> Iterator[Fin
         yield fine("leftovers", "nothing was left behind by a process that died")
 
 
-def _settings(alias: str) -> Iterator[Finding]:
+def _settings() -> Iterator[Finding]:
     sound = True
     for check in registry.get_checks():
         if check.__module__ != CHECKS:
             continue
-        for message in check(app_configs=None, databases=[alias]):
+        # Without a database: the server and the storage are looked at in more detail.
+        for message in check(app_configs=None, databases=None):
             sound = False
             level = Level.PROBLEM if message.level >= ERROR else Level.WARNING
             yield Finding(level, "settings", str(message.msg), str(message.hint or "Correct it."))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,8 +36,11 @@ IMPORTED = "imported"
 """The instance of an archive that was taken in, when none is named."""
 
 
-def create_dump(options: Options, reporter: Reporter) -> Manifest:
-    """Dumps a database of this site into its storage location."""
+def create_dump(options: Options, reporter: Reporter, *, taken_by: str | None = None) -> Manifest:
+    """Dumps a database of this site into its storage location.
+
+    ``taken_by`` is who has asked for it, by default the user of this process.
+    """
     if not settings.allow_dump:
         raise NotAllowed("dumps are not allowed here: PGCLONE_ALLOW_DUMP is False")
     hooks = load_hooks(options.pre_dump_hooks)
@@ -51,7 +54,7 @@ def create_dump(options: Options, reporter: Reporter) -> Manifest:
             database=options.database,
             config=options.config,
             app_version=__version__,
-            taken_by=_person(),
+            taken_by=_person() if taken_by is None else taken_by,
             host=socket.gethostname(),
         ),
         codec=settings.compression,
@@ -102,20 +105,55 @@ def write_archive(options: Options, text: str, output: BinaryIO, reporter: Repor
     key = resolve_key(text, store).key
     if isinstance(key, LocalKey):
         raise UsageError("a local copy has no archive", hint="Name a dump, see: pgclone ls")
-    size = store.size(key)
+    reporter.phase("reading", total=store.size(key))
+    output.writelines(archive_blocks(store, key, reporter))
+    return key
+
+
+def archive_blocks(store: DumpStore, key: DumpKey, reporter: Reporter) -> Iterator[bytes]:
+    """The archive in a dump, for a bare pg_restore, piece by piece.
+
+    :class:`~pgclone_admin.core.errors.IntegrityError` at the end when it is not what was dumped.
+    """
     manifest = store.manifest(key)
     with ExitStack() as stack:
-        reporter.phase("reading", total=size)
         stored = StoredReader(store.open(key), reporter)
         stack.callback(stored.close)
         archive = ArchiveReader(stored)
         stack.callback(archive.close)
         while block := archive.read(BLOCK):
-            output.write(block)
+            yield block
         stored.drain()
         if manifest is not None:
             stored.check(size=manifest.size, sha256=manifest.sha256)
-    return key
+
+
+def verify_dump(options: Options, text: str, reporter: Reporter) -> None:
+    """Reads a dump to its end: what is stored is what was dumped, and pg_restore can read it.
+
+    :class:`~pgclone_admin.core.errors.IntegrityError` when it is not.
+    """
+    store = DumpStore(options.storage_location, reporter.note)
+    key = DumpKey.parse(text)
+    manifest = store.manifest(key)
+    with ExitStack() as stack:
+        reporter.phase("verifying", total=store.size(key))
+        stored = StoredReader(store.open(key), reporter)
+        stack.callback(stored.close)
+        reader = ArchiveReader(stored)
+        stack.callback(reader.close)
+        archive = OpenedArchive(reader)
+        stack.callback(archive.close)
+        contents = archive.contents
+        program = choose_program(
+            "pg_restore",
+            server_major=contents.oldest_reader if contents else 0,
+            directories=settings.bin_dirs,
+        )
+        verify_archive(archive, program, reporter)
+        stored.drain()
+        if manifest is not None:
+            stored.check(size=manifest.size, sha256=manifest.sha256)
 
 
 def import_archive(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..core.errors import PgcloneError
 from ..core.recovery import Outcome, Recovered, RecoveryRequest, clean, recover_databases
-from ..core.temporary import left_temporary_files, remove_temporary_file
+from ..core.temporary import left_temporary_files, prefix_of, remove_temporary_file
 from ..databases import live_name, maintenance_params, protected_names, settings_of
 from ..options import Options
 from ..settings import settings
@@ -56,13 +56,23 @@ def recover_beside(options: Options, *, dry_run: bool) -> Iterator[Recovered]:
 
 
 def recover_stored(
-    options: Options, *, older_than: timedelta = DEFAULT_AGE, dry_run: bool
+    options: Options,
+    *,
+    older_than: timedelta = DEFAULT_AGE,
+    dry_run: bool,
+    under: str = "",
+    since: datetime | None = None,
 ) -> Iterator[Recovered]:
-    """Partial files and open uploads in the storage location."""
+    """Partial files and open uploads in the storage location.
+
+    ``under`` and ``since`` leave those out whose name does not begin so, and older ones.
+    """
     try:
         store = DumpStore(options.storage_location)
         for leftover in store.leftovers(datetime.now(UTC) - older_than):
-            yield _discard(store, leftover, dry_run=dry_run)
+            is_meant = leftover.name.startswith(under)
+            if is_meant and (since is None or leftover.since >= since):
+                yield _discard(store, leftover, dry_run=dry_run)
     except PgcloneError as error:
         yield Recovered(Outcome.FAILED, "the storage location", str(error))
 
@@ -78,10 +88,18 @@ def _discard(store: DumpStore, leftover: Leftover, *, dry_run: bool) -> Recovere
 
 
 def recover_temporary(
-    directory: str, *, older_than: timedelta = DEFAULT_AGE, dry_run: bool
+    directory: str,
+    *,
+    older_than: timedelta = DEFAULT_AGE,
+    dry_run: bool,
+    of_process: int | None = None,
 ) -> Iterator[Recovered]:
-    """Passfiles and tables of contents in the directory for temporary files of this machine."""
+    """Passfiles and tables of contents in the directory for temporary files of this machine; all of
+    them, or those of one process."""
+    prefix = "" if of_process is None else prefix_of(of_process)
     for file in left_temporary_files(Path(directory), datetime.now(UTC) - older_than):
+        if not file.path.name.startswith(prefix):
+            continue
         yield clean(
             f'the temporary file "{file.path}"',
             Outcome.REMOVED,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.db import connections
@@ -29,6 +30,7 @@ from ..plan import Plan, Question, make_plan
 from ..settings import settings
 from ..storage import Note
 from ..store import DumpStore
+from .accounts import carry
 from .keys import Resolved, resolve_key
 
 
@@ -40,8 +42,15 @@ class Variant:
     """A local copy (``:name``) to make instead of replacing the live database."""
     hold: bool = False
     """Stop before the swap."""
+    drill: bool = False
+    """Drop the result instead of swapping it in."""
     trust_foreign: bool = False
     ignore_standbys: bool = False
+    accounts: Sequence[str] = ()
+    """Usernames whose accounts are carried from the live database into the restored one."""
+    live_oid: int | None = None
+    """The database that a person has confirmed to be replaced, and the server it is on."""
+    system_identifier: str = ""
 
 
 DEFAULT = Variant()
@@ -72,6 +81,8 @@ def restore(
 
     def pre_swap_hooks(temporary: str) -> None:
         run_hooks(hooks, alias=options.database, database=temporary, reporter=reporter)
+        if variant.accounts:
+            carry(variant.accounts, alias=options.database, database=temporary, reporter=reporter)
         connections[options.database].close()
 
     close_connections(request.live)
@@ -83,10 +94,10 @@ def restore(
     return Restored(key, result)
 
 
-def swap(options: Options, reporter: Reporter, *, ignore_standbys: bool = False) -> RestoreResult:
+def swap(options: Options, reporter: Reporter, *, variant: Variant = DEFAULT) -> RestoreResult:
     """Puts the database in place that a restore with ``hold`` has made."""
     _check_allowed()
-    request = _request(options, Variant(ignore_standbys=ignore_standbys))
+    request = _request(options, variant)
     close_connections(request.live)
     return swap_held(request, reporter)
 
@@ -151,6 +162,9 @@ def _request(options: Options, variant: Variant) -> RestoreRequest:
         reversible=options.reversible,
         beside=None if variant.beside is None else local_target(variant.beside, live),
         hold=variant.hold,
+        drill=variant.drill,
+        confirmed_oid=variant.live_oid,
+        system_identifier=variant.system_identifier,
         keeping=keeping(options.database),
         standbys=_standbys(options.database),
         ignore_standbys=variant.ignore_standbys or settings.ignore_standbys,

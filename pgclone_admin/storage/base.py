@@ -74,6 +74,11 @@ class Backend(ABC):
     def list(self, prefix: str) -> Iterator[Stored]:
         """Every file whose name begins with ``prefix``, in no order."""
 
+    def link(self, name: str, *, seconds: int, file_name: str) -> str | None:
+        """An address under which a browser gets the stored bytes for so long, as a file of that
+        name; ``None`` where the storage has no such thing."""
+        return None
+
     def leftovers(self, older_than: datetime) -> Iterator[Leftover]:
         """What processes that died have left before that moment; nothing where it cannot be told.
 

@@ -36,6 +36,10 @@ def test_the_wheel_holds_the_package_its_types_and_its_licence_alone(wheel: Path
         "pgclone_admin/core/restore.py",
         "pgclone_admin/management/commands/pgclone.py",
         "pgclone_admin/storage/s3.py",
+        "pgclone_admin/templates/admin/pgclone_admin/dump/change_form.html",
+        "pgclone_admin/templates/pgclone_admin/run.html",
+        "pgclone_admin/static/pgclone_admin/pgclone.css",
+        "pgclone_admin/static/pgclone_admin/run.js",
     } <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"pgclone_admin"}

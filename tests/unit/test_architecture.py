@@ -25,8 +25,21 @@ OUTSIDE_OF_CORE = {"psycopg2", "zstandard"}
 
 # Who may be imported by whom: each layer by those that stand before it, and by itself.
 LAYERS = [
-    ("entrance", {"admin", "management", "tasks", "apps", "checks", "urls", "signals", "testing"}),
-    ("work", {"services", "runner", "queue"}),
+    (
+        "entrance",
+        {
+            "admin",
+            "management",
+            "tasks",
+            "apps",
+            "checks",
+            "urls",
+            "signals",
+            "templatetags",
+            "testing",
+        },
+    ),
+    ("work", {"services", "runner", "queue", "recording", "interrupts", "identity"}),
     (
         "parts",
         {

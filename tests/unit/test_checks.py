@@ -6,10 +6,12 @@ from typing import Any
 
 import pgconnection
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
 from django.core.checks import run_checks
 from django.test import override_settings
 
+from pgclone_admin import checks
 from pgclone_admin.routing import configure, connect_again
 from tests.unit.helpers import SetDatabases, alias_settings, three_aliases
 
@@ -134,17 +136,20 @@ def leading(between: str) -> tuple[str, str]:
     [
         ([], []),
         (["people"], []),  # its relations lead to itself
-        (["contenttypes"], [leading("auth.Permission.content_type")]),
-        (["auth"], [leading("auth.Permission.content_type")]),
-        (["auth", "contenttypes"], []),
-        (["sessions"], [("pgclone_admin.E003", "PGCLONE_KEEP_APPS names apps that are not")]),
+        (
+            ["contenttypes"],
+            [leading("admin.LogEntry.content_type"), leading("auth.Permission.content_type")],
+        ),
+        (["auth"], [leading("admin.LogEntry.user"), leading("auth.Permission.content_type")]),
+        (["auth", "contenttypes", "admin"], []),
+        (["flatpages"], [("pgclone_admin.E003", "PGCLONE_KEEP_APPS names apps that are not")]),
     ],
 )
 def test_a_relation_between_a_kept_table_and_another_one_is_an_error(
     kept: list[str], found: list[tuple[str, str]]
 ) -> None:
     with override_settings(PGCLONE_KEEP_APPS=kept):
-        told = ours()
+        told = sorted(ours())
     assert [identifier for identifier, _ in told] == [identifier for identifier, _ in found]
     assert all(
         said.startswith(expected) for (_, said), (_, expected) in zip(told, found, strict=True)
@@ -155,7 +160,8 @@ def test_a_relation_that_the_database_does_not_know_is_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     field = Permission._meta.get_field("content_type")
-    with override_settings(PGCLONE_KEEP_APPS=["auth"]):
+    with override_settings(PGCLONE_KEEP_APPS=["auth", "admin"]):
+        monkeypatch.setattr(LogEntry._meta.get_field("content_type"), "db_constraint", False)
         with monkeypatch.context() as patch:
             patch.setattr(field, "db_constraint", False)
             assert ours() == []
@@ -252,3 +258,91 @@ def test_another_kind_of_database_is_none_of_this(set_databases: SetDatabases) -
     sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:", "CONN_MAX_AGE": 600}
     set_databases({"default": sqlite})
     assert ours() == []
+
+
+# -- the queue -------------------------------------------------------------------------------------
+
+CLUSTER = {"timeout": 600, "retry": 700, "ack_failures": True, "max_attempts": 1}
+
+QUEUES: dict[str, tuple[dict[str, Any], dict[str, Any], list[tuple[str, str]]]] = {
+    "right": ({}, {}, []),
+    "f46 retry as large as timeout": (
+        {"retry": 600},
+        {},
+        [("E006", "retry of Q_CLUSTER (600 s) is not larger than its timeout (600 s)")],
+    ),
+    "f46 no retry, which is a minute": (
+        {"retry": None},
+        {},
+        [("E006", "retry of Q_CLUSTER (60 s) is not larger than its timeout (600 s)")],
+    ),
+    "f46 no timeout": ({"timeout": None}, {}, [("W005", "Q_CLUSTER has no timeout")]),
+    "a run that may take longer than its worker lives": (
+        {},
+        {"PGCLONE_RUN_TIMEOUT": 600},
+        [("E007", "PGCLONE_RUN_TIMEOUT (600 s) is not smaller than the timeout of Q_CLUSTER")],
+    ),
+    "a run that may take longer than a task is left alone": (
+        {"timeout": None},
+        {"PGCLONE_RUN_TIMEOUT": 800},
+        [
+            ("E008", "retry of Q_CLUSTER (700 s) is not larger than what a run may take (800 s)"),
+            ("W005", "Q_CLUSTER has no timeout"),
+        ],
+    ),
+    "failures that are repeated": (
+        {"ack_failures": False},
+        {},
+        [("W006", "tasks that fail are delivered again and again")],
+    ),
+    "attempts that are repeated": (
+        {"max_attempts": 3},
+        {},
+        [("W007", "a task that its worker did not survive is tried again")],
+    ),
+    "nothing said of attempts": (
+        {"max_attempts": None},
+        {},
+        [("W007", "a task that its worker did not survive is tried again")],
+    ),
+    "no queue but the caller itself": ({"sync": True, "timeout": None}, {}, []),
+}
+
+
+@pytest.mark.parametrize("kind", QUEUES)
+def test_what_is_wrong_with_the_queue_is_told(kind: str) -> None:
+    changes, others, expected = QUEUES[kind]
+    cluster = {name: v for name, v in {**CLUSTER, **changes}.items() if v is not None}
+    with override_settings(Q_CLUSTER=cluster, **others):
+        found = sorted(ours())
+        assert [identifier for identifier, _ in found] == [
+            f"pgclone_admin.{identifier}" for identifier, _ in expected
+        ]
+        for (_identifier, message), (_expected, start) in zip(found, expected, strict=True):
+            assert message.startswith(start)
+        assert all(found.hint for found in run_checks() if "Q_CLUSTER" in str(found.msg))
+
+
+def test_the_cluster_of_this_process_is_the_one_that_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = {**CLUSTER, "ALT_CLUSTERS": {"long": {"timeout": 900, "retry": 800}}}
+    with override_settings(Q_CLUSTER=cluster):
+        assert ours() == []
+        monkeypatch.setenv("Q_CLUSTER_NAME", "long")
+        ((identifier, message),) = ours()
+    assert identifier == "pgclone_admin.E006"
+    assert "(800 s)" in message
+    assert "(900 s)" in message
+
+
+def test_without_a_queue_nothing_that_is_asked_for_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installed = {"django.contrib.admin"}
+    monkeypatch.setattr("pgclone_admin.checks.apps.is_installed", installed.__contains__)
+    found = checks.check_queue()
+    assert [message.id for message in found] == ["pgclone_admin.W004"]
+    assert "django_q" in str(found[0].hint)
+    installed.clear()
+    assert checks.check_queue() == []

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
+from pgclone_admin import options
 from pgclone_admin.core.errors import ConfigurationError, UnknownConfiguration
 from pgclone_admin.options import (
     CONFIGURATION_KEYS,
@@ -174,17 +175,27 @@ ALL = {
 }
 
 
+@pytest.fixture
+def none_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database of the site has no configuration."""
+    monkeypatch.setattr(options, "stored_configuration", lambda _name: [])
+
+
+@pytest.mark.usefixtures("none_stored")
 @override_settings(**ALL)
 def test_an_unknown_configuration_is_an_error_that_names_the_known_ones() -> None:
     with pytest.raises(UnknownConfiguration, match='there is no configuration "nihgtly"') as caught:
         resolve(Arguments(config="nihgtly"), verb="dump")
-    assert caught.value.hint == "Configured in the settings: fast, nightly, small."
+    assert caught.value.hint == (
+        "Configured in the settings: fast, nightly, small. Others are in the admin."
+    )
 
 
+@pytest.mark.usefixtures("none_stored")
 def test_without_any_configuration_the_error_says_so() -> None:
     with pytest.raises(UnknownConfiguration) as caught:
         resolve(Arguments(config="x"), verb="dump")
-    assert caught.value.hint == "Configured in the settings: none."
+    assert caught.value.hint == "Configured in the settings: none. Others are in the admin."
 
 
 @override_settings(**ALL)

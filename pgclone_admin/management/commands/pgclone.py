@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -20,7 +21,7 @@ from ...core.recovery import Outcome
 from ...core.server import refused
 from ...core.target import RestoreResult
 from ...options import Options, resolve
-from ...services import copies, doctor, dumps, listing, recovery, restores
+from ...services import doctor, dumps, listing, lost, recorded, recovery, restores
 from ...store import DumpEntry
 from ..arguments import VERBS, add_django_options, given_arguments, take_key_from_hooks
 from ..care_text import finding_lines, recovered_line, summary_line
@@ -145,8 +146,9 @@ class Command(BaseCommand):
             self._print([str(entry.key) for entry in entries])
 
     def _dump(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
-        options = resolve(given_arguments(given), verb="dump")
-        manifest = dumps.create_dump(options, reporter)
+        arguments = given_arguments(given)
+        options = resolve(arguments, verb="dump")
+        manifest = recorded.dump(options, arguments, reporter)
         reporter.close()
         if given["json"]:
             self._print_json(dataclasses.asdict(manifest))
@@ -155,7 +157,8 @@ class Command(BaseCommand):
 
     def _restore(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
         take_key_from_hooks(given)
-        options = resolve(given_arguments(given), verb="restore")
+        arguments = given_arguments(given)
+        options = resolve(arguments, verb="restore")
         variant = restores.Variant(
             beside=given["to"],
             hold=given["hold"],
@@ -165,7 +168,7 @@ class Command(BaseCommand):
         if given["plan"]:
             self._plan(options, variant, given)
             return
-        restored = restores.restore(options, reporter, variant=variant)
+        restored = recorded.restore(options, arguments, variant, reporter)
         reporter.close()
         self._tell_of_swap(restored.result, reporter)
         if given["json"]:
@@ -174,8 +177,10 @@ class Command(BaseCommand):
             self._print([str(restored.key)])
 
     def _swap(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
-        options = resolve(given_arguments(given), verb="restore")
-        result = restores.swap(options, reporter, ignore_standbys=given["ignore_standbys"])
+        arguments = given_arguments(given)
+        options = resolve(arguments, verb="restore")
+        variant = restores.Variant(ignore_standbys=given["ignore_standbys"])
+        result = recorded.swap(options, arguments, variant, reporter)
         reporter.close()
         self._tell_of_swap(result, reporter)
         if given["json"]:
@@ -200,9 +205,14 @@ class Command(BaseCommand):
             sys.exit(1)
 
     def _copy(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
-        options = resolve(given_arguments(given), verb="")
-        result = copies.copy_live(
-            options, given["dump_key"], reporter, end_sessions=given["end_sessions"]
+        arguments = given_arguments(given)
+        options = resolve(arguments, verb="")
+        result = recorded.copy(
+            options,
+            arguments,
+            given["dump_key"],
+            reporter,
+            end_sessions=given["end_sessions"],
         )
         reporter.close()
         how = "piped, no session was ended" if result.piped else "copied by the server"
@@ -244,7 +254,10 @@ class Command(BaseCommand):
         options = resolve(given_arguments(given), verb="")
         dry_run = given["dry_run"]
         done = []
-        for item in recovery.recover(options, older_than=given["older_than"], dry_run=dry_run):
+        for item in chain(
+            lost.sweep_for_command(recorded.at_the_command_line(), dry_run=dry_run),
+            recovery.recover(options, older_than=given["older_than"], dry_run=dry_run),
+        ):
             done.append(item)
             if not given["json"]:
                 self._print([recovered_line(item, dry_run=dry_run)])

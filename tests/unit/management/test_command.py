@@ -197,11 +197,12 @@ ERRORS: dict[str, tuple[list[str], dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("kind", ERRORS)
 def test_what_is_wrong_is_one_clear_sentence(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], django_db_blocker: Any
 ) -> None:
     argv, changes, sentence = ERRORS[kind]
     location = {"PGCLONE_STORAGE_LOCATION": str(tmp_path / "unused")}
-    with override_settings(**{**location, **changes}):
+    # Nothing listens where the database should be, in which a configuration may stand.
+    with django_db_blocker.unblock(), override_settings(**{**location, **changes}):
         status, output, said = from_command_line(capsys, *argv)
     assert (status, output) == (1, "")
     errors = [line for line in said.splitlines() if line.startswith("error: ")]

@@ -1,0 +1,121 @@
+"""What the command line does, written down where the admin shows it."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+from typing import Any
+
+from ..core.copy import CopyResult
+from ..core.manifest import Manifest
+from ..core.progress import Reporter
+from ..core.target import RestoreResult
+from ..databases import live_name
+from ..models import Dump, Kind, RestoreRun
+from ..options import Arguments, Options
+from ..runner import described, made_dump, recorded
+from . import copies, dumps, restores
+from .actors import Actor
+from .restores import Restored, Variant, local_target
+
+LONGEST_NAME = 150
+
+
+def at_the_command_line() -> Actor:
+    """The user of this process, with all rights."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = "somebody"
+    suffix = " (command line)"
+    return Actor.system(user[: LONGEST_NAME - len(suffix)] + suffix)
+
+
+def dump(options: Options, given: Arguments, reporter: Reporter) -> Manifest:
+    """As :func:`~pgclone_admin.services.dumps.create_dump`."""
+
+    def make() -> Dump:
+        return Dump(
+            location=options.storage_location,
+            instance=options.instance,
+            database=options.database,
+            config=options.config,
+            options=_said(given),
+            requested_by=at_the_command_line().name,
+        )
+
+    return recorded(make, lambda both: dumps.create_dump(options, both), made_dump, reporter)
+
+
+def restore(options: Options, given: Arguments, variant: Variant, reporter: Reporter) -> Restored:
+    """As :func:`~pgclone_admin.services.restores.restore`."""
+
+    def make() -> RestoreRun:
+        live = live_name(options.database)
+        beside = variant.beside
+        return _run(
+            Kind.RESTORE,
+            options,
+            given,
+            key=options.dump_key or "",
+            target=live if beside is None else local_target(beside, live).name,
+        )
+
+    def found_out(restored: Restored) -> dict[str, Any]:
+        key = str(restored.key)
+        return {"key": key, "result": {"key": key, **described(restored.result)}}
+
+    return recorded(
+        make,
+        lambda both: restores.restore(options, both, variant=variant),
+        found_out,
+        reporter,
+    )
+
+
+def swap(options: Options, given: Arguments, variant: Variant, reporter: Reporter) -> RestoreResult:
+    """As :func:`~pgclone_admin.services.restores.swap`."""
+    return recorded(
+        lambda: _run(Kind.SWAP, options, given, key=":held", target=live_name(options.database)),
+        lambda both: restores.swap(options, both, variant=variant),
+        lambda result: {"result": described(result)},
+        reporter,
+    )
+
+
+def copy(
+    options: Options, given: Arguments, target: str, reporter: Reporter, *, end_sessions: bool
+) -> CopyResult:
+    """As :func:`~pgclone_admin.services.copies.copy_live`."""
+
+    def make() -> RestoreRun:
+        name = local_target(target, live_name(options.database)).name
+        return _run(Kind.COPY, options, given, key=target, target=name)
+
+    def found_out(copied: CopyResult) -> dict[str, Any]:
+        name = copied.database.name
+        return {"result": {"database": name, "seconds": copied.seconds, "piped": copied.piped}}
+
+    return recorded(
+        make,
+        lambda both: copies.copy_live(options, target, both, end_sessions=end_sessions),
+        found_out,
+        reporter,
+    )
+
+
+def _run(kind: Kind, options: Options, given: Arguments, *, key: str, target: str) -> RestoreRun:
+    is_of_storage = kind == Kind.RESTORE and not key.startswith(":")
+    return RestoreRun(
+        kind=kind,
+        key=key,
+        location=options.storage_location if is_of_storage else "",
+        database=options.database,
+        target=target,
+        options={"arguments": _said(given)},
+        requested_by=at_the_command_line().name,
+    )
+
+
+def _said(given: Arguments) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(given).items() if value is not None}

@@ -1,0 +1,362 @@
+"""What people ask for: each becomes a row, and work for a worker.
+
+Permission, precondition, row, audit, queue; in this order. Nothing is done here that takes long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from django.db import IntegrityError, router, transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from ..core.errors import Conflict, DatabaseProtected, NotAllowed, UsageError
+from ..core.names import DumpKey, LocalKey
+from ..core.server import Server
+from ..databases import live_name, maintenance_params
+from ..hooks import load_hooks
+from ..models import ACTIVE, REPLACING, Dump, Kind, RestoreRun, Run, Status
+from ..options import Arguments, Options, resolve
+from ..queue import NOT_QUEUED, enqueue, enqueue_after_commit
+from ..settings import settings
+from ..store import DumpStore
+from . import actors
+from .accounts import has_accounts
+from .actors import Actor
+from .audit import audit, log
+from .declared import in_declared_order
+from .restores import Variant, local_target
+
+Given = Mapping[str, Any]
+"""What a person said, under the names of :class:`~pgclone_admin.options.Arguments`."""
+
+
+DOUBLE_CLICK = timedelta(seconds=3)
+"""Within which the same request of the same person is meant once."""
+
+UNDER_WAY = (Status.QUEUED, Status.RUNNING, Status.SUCCEEDED)
+
+TOO_LATE = ("swapping", "cleaning up", "finishing")
+"""Phases that are short, and cannot be undone."""
+
+
+# -- dumps
+
+
+def request_dump(actor: Actor, given: Given) -> Dump:
+    """A dump that a worker is going to make.
+
+    A second request for the same thing, before the first has begun or within a moment, is the
+    first one.
+    """
+    actor.require(actors.DUMP)
+    if not settings.allow_dump:
+        raise NotAllowed("dumps are not allowed here: PGCLONE_ALLOW_DUMP is False")
+    if actor.user is not None:
+        in_declared_order("pre_dump_hooks", given.get("pre_dump_hooks") or [])
+    options = resolve(Arguments(**given), verb="dump")
+    load_hooks(options.pre_dump_hooks)
+    live_name(options.database)
+    dump = Dump(
+        location=options.storage_location,
+        instance=options.instance,
+        database=options.database,
+        config=options.config,
+        options=dict(given),
+        requested_by=actor.name,
+    )
+    if (twin := _twin(dump)) is not None:
+        return twin
+    try:
+        with transaction.atomic():
+            dump.save()
+            _begin(dump, actor, "asked for a dump")
+    except IntegrityError:
+        # The other click was a moment faster.
+        if (twin := _twin(dump)) is None:
+            raise
+        return twin
+    return dump
+
+
+def _twin(dump: Dump) -> Dump | None:
+    """The request that this one repeats; queued again where the queue had not taken it."""
+    same = Dump.objects.filter(
+        location=dump.location,
+        instance=dump.instance,
+        database=dump.database,
+        config=dump.config,
+        options=dump.options,
+    )
+    is_of_now = Q(requested_by=dump.requested_by, requested_at__gt=timezone.now() - DOUBLE_CLICK)
+    twins = same.filter(Q(status=Status.QUEUED) | is_of_now & Q(status__in=UNDER_WAY))
+    twin = twins.order_by("-requested_at").first()
+    if twin is not None and twin.error_code == NOT_QUEUED:
+        enqueue_after_commit(twin)
+    return twin
+
+
+def pin_dump(actor: Actor, dump: Dump, *, pinned: bool) -> None:
+    """Protects a dump from being deleted, or lets it go."""
+    actor.require(actors.DELETE)
+    Dump.objects.filter(pk=dump.pk).update(is_pinned=pinned)
+    audit(dump, actor, "pinned" if pinned else "unpinned")
+
+
+def delete_dump(actor: Actor, dump: Dump) -> None:
+    """Deletes the file of a dump and its manifest, and then the row."""
+    actor.require(actors.DELETE)
+    dump.refresh_from_db()
+    if dump.is_active:
+        raise Conflict("the dump is being made", hint="Cancel it first.")
+    if dump.is_pinned:
+        raise Conflict("the dump is pinned", hint="Unpin it first.")
+    if dump.key:
+        users = RestoreRun.objects.filter(location=dump.location, key=dump.key, status__in=ACTIVE)
+        if (user := users.first()) is not None:
+            raise Conflict(f"the dump is needed by the run {user.pk}", hint="Cancel that first.")
+        DumpStore(dump.location).delete(DumpKey.parse(dump.key))
+    log(dump, actor, "deleted the dump")
+    dump.delete()
+
+
+# -- restores
+
+
+def request_restore(
+    actor: Actor,
+    given: Given,
+    *,
+    variant: Variant,
+    confirmed_oid: int | None = None,
+    kind: Kind = Kind.RESTORE,
+) -> RestoreRun:
+    """A restore that a worker is going to make; ``given`` names the key in full.
+
+    ``confirmed_oid`` is the database that the person has seen and confirmed: no other one is
+    replaced. :class:`Conflict` names the run that is there already.
+    """
+    actor.require(actors.RESTORE)
+    if not settings.allow_restore:
+        raise NotAllowed("restores are not allowed here: PGCLONE_ALLOW_RESTORE is False")
+    options = resolve(Arguments(**given), verb="restore")
+    if not options.dump_key:
+        raise UsageError("it was not said what to restore")
+    load_hooks(options.pre_swap_hooks)
+    if actor.user is not None:
+        _check_choices(actor, given, variant)
+    if variant.accounts and not has_accounts(options.database):
+        raise UsageError("the accounts of the site are not in the database that is replaced")
+    live = live_name(options.database)
+    target = live if variant.beside is None else local_target(variant.beside, live).name
+    oid, identifier = _identity(options, live)
+    _check_confirmed(live, oid, confirmed_oid)
+    return _request(
+        actor,
+        RestoreRun(
+            kind=kind,
+            key=options.dump_key,
+            location="" if options.dump_key.startswith(":") else options.storage_location,
+            database=options.database,
+            target=target,
+            live_oid=oid,
+            system_identifier=identifier,
+            options={"arguments": dict(given), "variant": _kept_variant(variant)},
+        ),
+    )
+
+
+def _check_choices(actor: Actor, given: Given, variant: Variant) -> None:
+    """People choose among what the site declares; only superusers vouch for what others made."""
+    in_declared_order("pre_swap_hooks", given.get("pre_swap_hooks") or [])
+    if variant.trust_foreign and not actor.user.is_superuser:
+        raise NotAllowed("only a superuser can trust a dump that was made by somebody else")
+
+
+def request_drill(actor: Actor, dump: Dump, hooks: list[str] | None = None) -> RestoreRun:
+    """A restore of a dump that stops before the swap and is dropped: proof that it restores."""
+    given: dict[str, Any] = {
+        "dump_key": dump.key,
+        "storage_location": dump.location,
+        "database": dump.database,
+    }
+    if hooks is not None:
+        given["pre_swap_hooks"] = hooks
+    return request_restore(actor, given, variant=Variant(), kind=Kind.DRILL)
+
+
+def request_verification(actor: Actor, dump: Dump) -> RestoreRun:
+    """A dump that a worker reads to its end."""
+    actor.require(actors.DUMP)
+    return _request(
+        actor,
+        RestoreRun(
+            kind=Kind.VERIFY,
+            key=dump.key,
+            location=dump.location,
+            database=dump.database,
+            options={"arguments": {"storage_location": dump.location}},
+        ),
+    )
+
+
+def request_swap(actor: Actor, alias: str, *, confirmed_oid: int | None = None) -> RestoreRun:
+    """The swap of a restore that is held; ``confirmed_oid`` as for :func:`request_restore`."""
+    actor.require(actors.RESTORE)
+    if not settings.allow_restore:
+        raise NotAllowed("restores are not allowed here: PGCLONE_ALLOW_RESTORE is False")
+    live = live_name(alias)
+    oid, identifier = _identity(resolve(Arguments(database=alias), verb="restore"), live)
+    _check_confirmed(live, oid, confirmed_oid)
+    return _request(
+        actor,
+        RestoreRun(
+            kind=Kind.SWAP,
+            key=":held",
+            database=alias,
+            target=live,
+            live_oid=oid,
+            system_identifier=identifier,
+            options={"arguments": {"database": alias}},
+        ),
+    )
+
+
+def request_copy(actor: Actor, alias: str, target: str) -> RestoreRun:
+    """A local copy of a live database, which ends no session."""
+    actor.require(actors.COPY)
+    if not settings.allow_copy:
+        raise NotAllowed("copies are not allowed here: PGCLONE_ALLOW_COPY is False")
+    name = local_target(target, live_name(alias)).name
+    return _request(
+        actor,
+        RestoreRun(
+            kind=Kind.COPY,
+            key=target,
+            database=alias,
+            target=name,
+            options={"arguments": {"database": alias}},
+        ),
+    )
+
+
+def request_drop(actor: Actor, alias: str, name: str) -> RestoreRun:
+    """The end of a local database that was made here."""
+    actor.require(actors.COPY)
+    live = live_name(alias)
+    if name == live:
+        raise DatabaseProtected(f'the database "{name}" is live')
+    return _request(
+        actor,
+        RestoreRun(
+            kind=Kind.DROP,
+            key=str(LocalKey.of_database(name, live)),
+            database=alias,
+            target=name,
+            options={"arguments": {"database": alias}},
+        ),
+    )
+
+
+def _request(actor: Actor, run: RestoreRun) -> RestoreRun:
+    run.requested_by = actor.name
+    try:
+        with transaction.atomic():
+            run.save()
+            _begin(run, actor, f"asked for: {run}")
+    except IntegrityError as error:
+        other = RestoreRun.objects.filter(
+            target=run.target, status__in=ACTIVE, kind__in=REPLACING
+        ).first()
+        if other is None:
+            raise
+        raise Conflict(
+            f'a restore of the database "{run.target}" is {other.get_status_display()} already: '
+            f"run {other.pk}, asked for by {other.requested_by}",
+            hint="Wait for its end, or cancel it.",
+        ) from error
+    return run
+
+
+def _kept_variant(variant: Variant) -> dict[str, Any]:
+    return {
+        "beside": variant.beside,
+        "hold": variant.hold,
+        "trust_foreign": variant.trust_foreign,
+        "ignore_standbys": variant.ignore_standbys,
+        "accounts": list(variant.accounts),
+    }
+
+
+def _identity(options: Options, live: str) -> tuple[int | None, str]:
+    """The oid of the live database and what tells its server from every other."""
+    with Server.connected(maintenance_params(options.database)) as server:
+        database = server.database(live)
+        return None if database is None else database.oid, server.system_identifier
+
+
+def _check_confirmed(live: str, oid: int | None, confirmed_oid: int | None) -> None:
+    """0 is confirmed where there was none."""
+    if confirmed_oid is not None and confirmed_oid != (oid or 0):
+        raise Conflict(
+            f'the database "{live}" is another one than when you confirmed',
+            hint="Nothing was changed. Look at the plan again.",
+        )
+
+
+# -- any run
+
+
+def cancel(actor: Actor, run: Run) -> None:
+    """Ends a run that waits, or asks its worker to stop; asking twice is asking once.
+
+    Whoever has asked for a run may cancel it. :class:`Conflict` when it is too late.
+    """
+    if run.requested_by != actor.name:
+        actor.require(actors.CANCEL)
+    rows = type(run)._base_manager.filter(pk=run.pk)
+    with transaction.atomic(using=router.db_for_write(type(run))):
+        waits = rows.filter(status=Status.QUEUED)
+        can_stop = rows.filter(status=Status.RUNNING, cancel_requested=False)
+        if not waits.update(
+            status=Status.CANCELLED, finished_at=timezone.now(), cancel_requested=True
+        ) and not can_stop.exclude(phase__in=TOO_LATE).update(cancel_requested=True):
+            if rows.filter(cancel_requested=True).exclude(status=Status.SUCCEEDED).exists():
+                return
+            raise Conflict("it is too late to cancel this run", hint="Look at what came of it.")
+        audit(run, actor, "cancelled")
+
+
+def requeue(actor: Actor, run: Run) -> None:
+    """Puts a run into the queue again that waits for a task which is not there any more.
+
+    Whoever has asked for a run may do so, and who might ask for it. Harmless when its task is
+    there: the run is done once. :class:`Conflict` when it does not wait.
+    """
+    if run.requested_by != actor.name:
+        actor.require(needed_for(run))
+    run.refresh_from_db()
+    if run.status != Status.QUEUED:
+        raise Conflict("only what is queued can be queued again", hint="Ask for it anew.")
+    audit(run, actor, "queued it again")
+    if not enqueue(run):
+        raise Conflict(run.error, hint=run.hint)
+
+
+def needed_for(run: Run) -> str:
+    """The permission that it takes to ask for the run."""
+    match run:
+        case RestoreRun(kind=Kind.COPY | Kind.DROP):
+            return actors.COPY
+        case RestoreRun(kind=Kind.RESTORE | Kind.SWAP | Kind.DRILL):
+            return actors.RESTORE
+        case _:
+            return actors.DUMP
+
+
+def _begin(run: Run, actor: Actor, what: str) -> None:
+    audit(run, actor, what)
+    enqueue_after_commit(run)

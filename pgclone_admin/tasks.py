@@ -1,0 +1,40 @@
+"""What django-q2 calls. A primary key goes in, a status comes out, and no error: its text would be
+shown to whoever may look at the queue."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from . import runner
+from .core.errors import PgcloneError
+from .models import Dump, RestoreRun, Status
+from .services import lost
+from .settings import settings
+
+logger = logging.getLogger(__name__)
+
+
+def run_dump(pk: int) -> str:
+    """Makes the dump ``pk``."""
+    return _execute(Dump, pk, runner.run_dump)
+
+
+def run_restore(pk: int) -> str:
+    """Does what the restore run ``pk`` says."""
+    return _execute(RestoreRun, pk, runner.run_restore)
+
+
+def _execute(model: Any, pk: int, execute: Callable[..., str]) -> str:
+    lost.sweep_quietly()
+    run = model.objects.filter(pk=pk, status=Status.QUEUED).first()
+    if run is None:
+        return runner.ALREADY_TAKEN
+    try:
+        return execute(run, time_limit=settings.run_timeout)
+    except PgcloneError as error:
+        return error.code
+    except Exception as error:  # noqa: BLE001 - the row tells it, without secrets
+        logger.error("%s %s failed: %s", model._meta.model_name, pk, type(error).__name__)
+        return "failed"
