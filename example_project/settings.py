@@ -44,7 +44,8 @@ WSGI_APPLICATION = "example_project.wsgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        # An editable install leaves this folder beside the package; a wheel carries it inside.
+        # An editable install leaves this folder, and that of the static files, beside the package;
+        # a wheel carries them inside.
         "DIRS": [REPOSITORY / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
@@ -57,6 +58,7 @@ TEMPLATES = [
     },
 ]
 STATIC_URL = "static/"
+STATICFILES_DIRS = [REPOSITORY / "static"]
 
 DATABASES = configure(
     {"default": database_url.parse(os.environ.get("DATABASE_URL") or embedded.url(embedded.home()))}

@@ -1,0 +1,251 @@
+"""The pages of configurations: those of the admin are edited, those of the settings are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.apps import apps
+from django.contrib import admin
+from django.core.exceptions import ValidationError
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from ..core.errors import PgcloneError
+from ..core.names import LocalKey, check_relative_path
+from ..models import Configuration
+from ..options import configuration_names
+from ..services.declared import configurations_of_settings, declared_hooks, declared_locations
+from ..storage import open_backend
+from .formats import NOTHING, capitalized
+from .restore_form import aliases
+
+if TYPE_CHECKING:
+    ConfigurationBase = admin.ModelAdmin[Configuration]
+    ConfigurationForms = forms.ModelForm[Configuration]
+else:
+    ConfigurationBase = admin.ModelAdmin
+    ConfigurationForms = forms.ModelForm
+
+NONE = "none"
+"""A line that stands for a list without entries; without any line the settings decide."""
+
+AS_SETTINGS = gettext_lazy("as the settings say")
+
+
+class LinesField(forms.CharField):
+    """A list of texts, one on each line."""
+
+    widget = forms.Textarea(attrs={"rows": 4, "cols": 60, "spellcheck": "false"})
+
+    def prepare_value(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return "\n".join(str(item) for item in value) or NONE
+        return value
+
+    def to_python(self, value: Any) -> Any:
+        if isinstance(value, list) or value is None:
+            return value
+        lines = list(dict.fromkeys(line.strip() for line in str(value).splitlines()))
+        entries = [line for line in lines if line]
+        return [] if entries == [NONE] else entries or None
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return bool(self.to_python(data) != initial)
+
+
+class ReversibleSelect(forms.NullBooleanSelect):
+    def __init__(self) -> None:
+        super().__init__()
+        self.choices = [
+            ("unknown", AS_SETTINGS),
+            ("true", gettext_lazy("yes")),
+            ("false", gettext_lazy("no")),
+        ]
+
+
+class ConfigurationForm(ConfigurationForms):
+    database = forms.ChoiceField(label=gettext_lazy("Database"), required=False)
+    exclude = LinesField(label=gettext_lazy("Exclude"), required=False)
+    pre_dump_hooks = LinesField(label=gettext_lazy("Pre-dump hooks"), required=False)
+    pre_swap_hooks = LinesField(label=gettext_lazy("Pre-swap hooks"), required=False)
+
+    may_choose_location = False
+    """Whether the person may name a storage location that the settings do not."""
+
+    class Meta:
+        model = Configuration
+        fields = "__all__"
+        widgets = {"reversible": ReversibleSelect}  # noqa: RUF012 - as Django wants it
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        if "name" not in self.fields:
+            return  # a page that is only read
+        database: Any = self.fields["database"]
+        own = [self.instance.database] if self.instance.database else []
+        names = list(dict.fromkeys([*aliases(), *own]))
+        database.choices = [("", AS_SETTINGS), *((name, name) for name in names)]
+        self.fields["name"].help_text = _("What follows -c, and stands in the keys of its dumps.")
+        self.fields["exclude"].help_text = _(
+            "Models whose rows dumps leave out, one on each line: app_label.Model. "
+            "Empty: as the settings say. “none”: no model."
+        )
+        for option in ("pre_dump_hooks", "pre_swap_hooks"):
+            declared = ", ".join(declared_hooks(option, stored=False)) or NOTHING
+            self.fields[option].help_text = _(
+                "Hooks in their order, one on each line. The settings declare: %(hooks)s. "
+                "Empty: as the settings say. “none”: no hook."
+            ) % {"hooks": declared}
+        self.fields["storage_location"].help_text = _("The settings name: %(locations)s") % {
+            "locations": ", ".join(declared_locations())
+        }
+
+    def clean_name(self) -> str:
+        name = str(self.cleaned_data["name"])
+        if name in configuration_names():
+            raise ValidationError(
+                _("The settings have a configuration with this name, which would be the one used.")
+            )
+        return name
+
+    def clean_exclude(self) -> list[str] | None:
+        labels: list[str] | None = self.cleaned_data["exclude"]
+        unknown = [label for label in labels or [] if not _is_model(label)]
+        if unknown:
+            raise ValidationError(
+                _("There is no model %(names)s."), params={"names": ", ".join(unknown)}
+            )
+        return labels
+
+    def clean_pre_dump_hooks(self) -> list[str] | None:
+        return self._hooks("pre_dump_hooks")
+
+    def clean_pre_swap_hooks(self) -> list[str] | None:
+        return self._hooks("pre_swap_hooks")
+
+    def _hooks(self, option: str) -> list[str] | None:
+        names: list[str] | None = self.cleaned_data[option]
+        declared = declared_hooks(option, stored=False)
+        if others := [name for name in names or [] if name not in declared]:
+            raise ValidationError(
+                _(
+                    "Not declared as hooks here: %(names)s. Name them in %(setting)s, or in a "
+                    "configuration of the settings."
+                ),
+                params={"names": ", ".join(others), "setting": f"PGCLONE_{option.upper()}"},
+            )
+        return names
+
+    def clean_storage_location(self) -> str:
+        location = str(self.cleaned_data["storage_location"])
+        if not location:
+            return location
+        _try(lambda: open_backend(location, lambda _text: None))
+        is_known = location in {*declared_locations(), self.instance.storage_location}
+        if not is_known and not self.may_choose_location:
+            raise ValidationError(_("Only a superuser can name a place that the settings do not."))
+        return location
+
+    def clean_dump_key(self) -> str:
+        text = str(self.cleaned_data["dump_key"])
+        if text.startswith(":"):
+            _try(lambda: LocalKey.parse(text))
+        elif text:
+            _try(lambda: check_relative_path(text.rstrip("/")))
+        return text
+
+
+def _try(look: Callable[[], Any]) -> None:
+    try:
+        look()
+    except PgcloneError as error:
+        text = " ".join(filter(None, [f"{capitalized(error.message)}.", error.hint]))
+        raise ValidationError("%(text)s", params={"text": text}) from error
+
+
+def _is_model(label: str) -> bool:
+    try:
+        apps.get_model(label)
+    except (LookupError, ValueError):
+        return False
+    return True
+
+
+@admin.register(Configuration)
+class ConfigurationAdmin(ConfigurationBase):
+    form = ConfigurationForm
+    list_display = (
+        "name",
+        "database_cell",
+        "exclude_cell",
+        "dump_hooks",
+        "swap_hooks",
+        "reversible_cell",
+    )
+    search_fields = ("name", "database")
+    fieldsets = (
+        (None, {"fields": ("name", "database", "instance", "storage_location")}),
+        (gettext_lazy("Dumps"), {"fields": ("exclude", "pre_dump_hooks")}),
+        (gettext_lazy("Restores"), {"fields": ("dump_key", "pre_swap_hooks", "reversible")}),
+    )
+
+    class Media:
+        css = {"all": ("pgclone_admin/pgclone.css", "pgclone_admin/plan.css")}  # noqa: RUF012 - as Django wants it
+
+    @admin.display(description=gettext_lazy("database"), ordering="database")
+    def database_cell(self, row: Configuration) -> str:
+        return row.database or NOTHING
+
+    @admin.display(description=gettext_lazy("exclude"))
+    def exclude_cell(self, row: Configuration) -> str:
+        return listed(row.exclude)
+
+    @admin.display(description=gettext_lazy("pre-dump hooks"))
+    def dump_hooks(self, row: Configuration) -> str:
+        return listed(row.pre_dump_hooks)
+
+    @admin.display(description=gettext_lazy("pre-swap hooks"))
+    def swap_hooks(self, row: Configuration) -> str:
+        return listed(row.pre_swap_hooks)
+
+    @admin.display(description=gettext_lazy("reversible"), ordering="reversible")
+    def reversible_cell(self, row: Configuration) -> str:
+        return NOTHING if row.reversible is None else _shown(row.reversible)
+
+    def get_form(
+        self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any
+    ) -> type[Any]:
+        user: Any = request.user
+        form = super().get_form(request, obj, change, **kwargs)
+        return type(form.__name__, (form,), {"may_choose_location": user.is_superuser})
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        context: dict[str, Any] = {}
+        try:
+            context["configurations_of_settings"] = [
+                (name, [(option, _shown(value)) for option, value in sorted(options.items())])
+                for name, options in sorted(configurations_of_settings())
+            ]
+        except PgcloneError as error:
+            context["problem_of_settings"] = error.message
+        response = super().changelist_view(request, {**context, **(extra_context or {})})
+        assert isinstance(response, HttpResponse)
+        return response
+
+
+def listed(names: Sequence[str] | None) -> str:
+    """A list as one text; nothing where the settings decide."""
+    if names is None:
+        return NOTHING
+    return ", ".join(names) or NONE
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return _("yes") if value else _("no")
+    return listed(value) if isinstance(value, list) else str(value)

@@ -1,0 +1,418 @@
+"""The pages of dumps: what there is, taking one, taking one in, and what can be done with one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.contrib import admin, messages
+from django.contrib.admin import helpers
+from django.core.exceptions import BadRequest
+from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
+from django.core.handlers.asgi import ASGIRequest
+from django.db.models import QuerySet
+from django.db.models.functions import Coalesce
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    HttpResponseNotAllowed,
+    HttpResponseRedirect,
+    StreamingHttpResponse,
+)
+from django.urls import path
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from ..core.errors import PgcloneError
+from ..models import Dump, RestoreRun, Status
+from ..services import actors, downloads, imports, requests
+from ..services.declared import declared_locations
+from ..services.downloads import Form, open_download
+from ..services.refresh import refresh
+from ..settings import settings
+from . import formats
+from .dump_facts import contents_of, facts_of
+from .dump_forms import DumpNowForm, ImportForm
+from .progress import problem_of, progress_of
+from .restore import DumpRestorePage
+from .shared import actor_of, link_to, may_cancel, require, tell
+
+RUNS_SHOWN = 10
+
+FORM = ["GET", "HEAD", "POST"]
+
+BREAK = SafeString("<br>")
+
+WHEN = Coalesce("taken_at", "requested_at")
+
+
+@admin.register(Dump)
+class DumpAdmin(DumpRestorePage):
+    list_display = (
+        "status_cell",
+        "dump_cell",
+        "taken_cell",
+        "size_cell",
+        "proof_cell",
+    )
+    list_display_links = ("dump_cell",)
+    list_filter = (
+        "status",
+        ("instance", admin.AllValuesFieldListFilter),
+        ("database", admin.AllValuesFieldListFilter),
+        ("config", admin.AllValuesFieldListFilter),
+        ("location", admin.AllValuesFieldListFilter),
+    )
+    search_fields = ("key", "instance", "database", "config", "requested_by", "error")
+    date_hierarchy = "taken_at"
+    ordering = (WHEN.desc(), "-pk")
+    actions = ("verify_selected", "cancel_selected", "delete_selected")
+    list_per_page = 50
+
+    # -- the list
+
+    @admin.display(description=gettext_lazy("status"), ordering="status")
+    def status_cell(self, dump: Dump) -> SafeString:
+        badge = formats.badge(dump)
+        return formats.two_lines(badge, _("pinned")) if dump.is_pinned else badge
+
+    @admin.display(description=gettext_lazy("dump"), ordering="database")
+    def dump_cell(self, dump: Dump) -> SafeString:
+        parts = filter(None, [dump.database, dump.config])
+        return formats.two_lines(" / ".join(parts) or dump.key, dump.instance)
+
+    @admin.display(description=gettext_lazy("taken, by"), ordering=WHEN)
+    def taken_cell(self, dump: Dump) -> SafeString:
+        when = formats.ago(dump.taken_at or dump.requested_at)
+        return formats.two_lines(when, dump.requested_by)
+
+    @admin.display(description=gettext_lazy("size, duration"), ordering="size")
+    def size_cell(self, dump: Dump) -> SafeString:
+        seconds = dump.seconds
+        took = "" if seconds is None else formats.duration(seconds)
+        return formats.two_lines(formats.size(dump.size), took)
+
+    @admin.display(description=gettext_lazy("proof"), ordering="verified_at")
+    def proof_cell(self, dump: Dump) -> str:
+        """That it can be read to its end, and that it restores."""
+        lines = [
+            format_html(said, formats.ago(moment))
+            for said, moment in (
+                (_("verified {}"), dump.verified_at),
+                (_("drilled {}"), dump.drilled_at),
+            )
+            if moment is not None
+        ]
+        return format_html_join(BREAK, "{}", ((line,) for line in lines)) or formats.NOTHING
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        context: dict[str, Any] = {
+            "may_dump": request.user.has_perm(actors.DUMP),
+            "allow_dump": settings.allow_dump,
+            **(extra_context or {}),
+        }
+        return super().changelist_view(request, context)
+
+    # -- several at once
+
+    def has_dump_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm(actors.DUMP)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm(actors.DELETE)
+
+    @admin.action(description=gettext_lazy("Verify selected dumps"), permissions=["dump"])
+    def verify_selected(self, request: HttpRequest, queryset: QuerySet[Dump]) -> None:
+        good = [dump for dump in queryset if dump.status == Status.SUCCEEDED and dump.key]
+        for dump in good:
+            requests.request_verification(actor_of(request), dump)
+        said = ngettext(
+            "%(n)s verification is queued.", "%(n)s verifications are queued.", len(good)
+        )
+        messages.info(request, said % {"n": len(good)})
+
+    @admin.action(description=gettext_lazy("Delete selected dumps…"), permissions=["delete"])
+    def delete_selected(
+        self, request: HttpRequest, queryset: QuerySet[Dump]
+    ) -> HttpResponse | None:
+        if not request.POST.get("post"):
+            rows = _deletable(queryset)
+            return self.page(
+                request,
+                "delete_confirmation.html",
+                title=_("Delete dumps"),
+                rows=rows,
+                can_delete=any(not row["refused"] for row in rows),
+                action_checkbox_name=helpers.ACTION_CHECKBOX_NAME,
+            )
+        deleted = 0
+        for dump in queryset:
+            try:
+                requests.delete_dump(actor_of(request), dump)
+                deleted += 1
+            except PgcloneError as error:
+                tell(request, error)
+        if deleted:
+            said = ngettext("%(n)s dump was deleted.", "%(n)s dumps were deleted.", deleted)
+            messages.success(request, said % {"n": deleted})
+        return None
+
+    # -- the pages
+
+    def get_urls(self) -> list[Any]:
+        name = self.url_name
+        view = self.admin_site.admin_view
+        one = "<path:object_id>"
+        return [
+            path(
+                "dump-now/", view(require_http_methods(FORM)(self.create_view)), name=name("create")
+            ),
+            path(
+                "import/", view(require_http_methods(FORM)(self.import_view)), name=name("import")
+            ),
+            path("refresh/", view(require_POST(self.refresh_view)), name=name("refresh")),
+            path(f"{one}/progress/", self.reading(self.progress_view), name=name("progress")),
+            path(f"{one}/verify/", self.posting(actors.DUMP, self._verify), name=name("verify")),
+            path(f"{one}/drill/", self.posting(actors.RESTORE, self._drill), name=name("drill")),
+            path(f"{one}/pin/", self.posting(actors.DELETE, self._pin), name=name("pin")),
+            path(f"{one}/cancel/", self.posting(None, self.cancel), name=name("cancel")),
+            path(
+                f"{one}/download/",
+                self.posting(actors.DOWNLOAD, self._download),
+                name=name("download"),
+            ),
+            *super().get_urls(),
+        ]
+
+    def create_view(self, request: HttpRequest) -> HttpResponse:
+        """*Dump now*: a small form, and a dump that is queued."""
+        require(request, actors.DUMP)
+        form = DumpNowForm(request.POST if request.method == "POST" else None)
+        if form.is_valid():
+            try:
+                dump = requests.request_dump(actor_of(request), form.given)
+            except PgcloneError as error:
+                form.add_error(None, _sentences(error))
+            else:
+                self.says(request, dump, _("Dump #%(pk)s is queued.") % {"pk": dump.pk})
+                return self.after(request, dump)
+        return self.page(
+            request, "create.html", title=_("Dump now"), form=form, allow_dump=settings.allow_dump
+        )
+
+    def import_view(self, request: HttpRequest) -> HttpResponse:
+        """*Import*: an archive from the disk of the person becomes a foreign dump."""
+        require(request, actors.DUMP)
+        is_post = request.method == "POST"
+        form = ImportForm(request.POST, request.FILES) if is_post else ImportForm()
+        if form.is_valid():
+            given = {name: form.cleaned_data[name] or None for name in ("database", "instance")}
+            try:
+                with _on_disk(form.cleaned_data["archive"]) as file:
+                    dump = imports.import_dump(actor_of(request), given, file)
+            except PgcloneError as error:
+                form.add_error("archive", _sentences(error))
+            else:
+                self.says(request, dump, _("The archive was imported."))
+                return self.after(request, dump)
+        return self.page(
+            request,
+            "import.html",
+            title=_("Import an archive"),
+            form=form,
+            allow_dump=settings.allow_dump,
+        )
+
+    def refresh_view(self, request: HttpRequest) -> HttpResponse:
+        """Brings the list in line with the storage locations."""
+        require(request, actors.DUMP)
+        for location in declared_locations():
+            try:
+                found = refresh(actor_of(request), location)
+            except PgcloneError as error:
+                tell(request, error)
+                continue
+            said = _("%(location)s: %(added)s new, %(missing)s missing, %(returned)s there again.")
+            messages.success(request, said % {"location": location, **vars(found)})
+        return self.after(request)
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """The page of one dump; nothing on it can be edited."""
+        return require_safe(self._show)(request, object_id)
+
+    def _show(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        dump = self.read(request, object_id)
+        is_good = dump.status == Status.SUCCEEDED and bool(dump.key)
+        may = {
+            verb: request.user.has_perm(permission)
+            for verb, permission in (
+                ("dump", actors.DUMP),
+                ("restore", actors.RESTORE),
+                ("download", actors.DOWNLOAD),
+                ("delete", actors.DELETE),
+            )
+        }
+        return self.page(
+            request,
+            "change_form.html",
+            title=_("Dump of %(database)s") % {"database": dump.database or dump.key},
+            subtitle=dump.key,
+            original=dump,
+            progress=progress_of(dump),
+            problem=problem_of(dump),
+            progress_url=self.own_url("progress", dump.pk),
+            facts=facts_of(dump),
+            contents=contents_of(dump),
+            runs=self._runs_of(request, dump),
+            is_good=is_good,
+            may=may,
+            may_cancel=may_cancel(request, dump),
+            allow_restore=settings.allow_restore,
+            restore_url=link_to("pgclone_admin_dump_restore", dump.pk),
+        )
+
+    def _runs_of(
+        self, request: HttpRequest, dump: Dump
+    ) -> list[tuple[RestoreRun, SafeString, str]]:
+        if not dump.key or not request.user.has_perm("pgclone_admin.view_restorerun"):
+            return []
+        runs = RestoreRun.objects.filter(location=dump.location, key=dump.key)[:RUNS_SHOWN]
+        return [(run, formats.badge(run), formats.ago(run.requested_at)) for run in runs]
+
+    def delete_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Asks, and then lets the service delete the file and the row."""
+        require(request, actors.DELETE)
+        dump = self.find(request, object_id)
+        if request.method == "POST":
+            try:
+                requests.delete_dump(actor_of(request), dump)
+            except PgcloneError as error:
+                tell(request, error)
+                return self.after(request, dump)
+            messages.success(request, _("The dump “%(dump)s” was deleted.") % {"dump": dump})
+            return self.after(request)
+        if request.method not in FORM:
+            return HttpResponseNotAllowed(FORM)
+        (row,) = _deletable(Dump.objects.filter(pk=dump.pk))
+        return self.page(
+            request,
+            "delete_confirmation.html",
+            title=_("Delete a dump"),
+            original=dump,
+            is_below=True,
+            rows=[row],
+            can_delete=not row["refused"],
+        )
+
+    # -- what is done with one dump
+
+    def _verify(self, request: HttpRequest, dump: Dump) -> RestoreRun:
+        run = requests.request_verification(actor_of(request), dump)
+        self.says(request, run, _("Verification #%(pk)s is queued.") % {"pk": run.pk})
+        return run
+
+    def _drill(self, request: HttpRequest, dump: Dump) -> RestoreRun:
+        run = requests.request_drill(actor_of(request), dump)
+        self.says(request, run, _("Drill #%(pk)s is queued.") % {"pk": run.pk})
+        return run
+
+    def _pin(self, request: HttpRequest, dump: Dump) -> None:
+        pinned = request.POST.get("pinned") == "1"
+        requests.pin_dump(actor_of(request), dump, pinned=pinned)
+        messages.success(
+            request,
+            _("The dump is pinned: nobody deletes it.")
+            if pinned
+            else _("It is not pinned any more."),
+        )
+
+    def _download(self, request: HttpRequest, dump: Dump) -> HttpResponseBase:
+        try:
+            form = Form(request.POST.get("form", ""))
+        except ValueError as error:
+            raise BadRequest("form") from error
+        download = open_download(actor_of(request), dump, form)
+        if download.link is not None:
+            return HttpResponseRedirect(download.link)
+        return _streamed(request, download)
+
+
+def _streamed(request: HttpRequest, download: downloads.Download) -> StreamingHttpResponse:
+    # Django gathers all of a plain iterator in memory where the site runs under ASGI.
+    is_async = isinstance(request, ASGIRequest)
+    headers = {"Content-Disposition": f'attachment; filename="{download.file_name}"'}
+    if download.size is not None:
+        headers["Content-Length"] = str(download.size)
+    return StreamingHttpResponse(
+        _in_threads(download.blocks) if is_async else download.blocks,
+        content_type="application/octet-stream",
+        headers=headers,
+    )
+
+
+async def _in_threads(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    def following() -> bytes:
+        return next(blocks, b"")
+
+    while block := await sync_to_async(following, thread_sensitive=False)():
+        yield block
+
+
+def _sentences(error: PgcloneError) -> str:
+    return " — ".join(filter(None, [formats.capitalized(error.message), error.hint]))
+
+
+@contextmanager
+def _on_disk(upload: UploadedFile[bytes]) -> Iterator[Path]:
+    """An upload as a file; a large one is one already."""
+    if isinstance(upload, TemporaryUploadedFile):
+        yield Path(upload.temporary_file_path())
+        return
+    with tempfile.NamedTemporaryFile(prefix="pgclone-import-") as file:
+        for chunk in upload.chunks():
+            file.write(chunk)
+        file.flush()
+        yield Path(file.name)
+
+
+def _deletable(dumps: QuerySet[Dump]) -> list[dict[str, Any]]:
+    """The dumps, and what speaks against deleting each of them."""
+    good = Dump.objects.filter(status=Status.SUCCEEDED)
+    parts = ("instance", "database", "config")
+    newest = set(good.order_by(*parts, "-taken_at", "-pk").distinct(*parts).values_list("pk"))
+    rows = []
+    for dump in dumps:
+        refused = ""
+        if dump.is_active:
+            refused = _("It is being made: cancel it first.")
+        elif dump.is_pinned:
+            refused = _("It is pinned: unpin it first.")
+        rows.append(
+            {
+                "dump": dump,
+                "badge": formats.badge(dump),
+                "size": formats.size(dump.size),
+                "taken": formats.ago(dump.taken_at),
+                "refused": refused,
+                "is_newest": (dump.pk,) in newest,
+            }
+        )
+    return rows

@@ -1,0 +1,347 @@
+"""The pages of local databases: what restores and copies have left on the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.urls import path
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from django.views.decorators.http import require_http_methods, require_safe
+
+from ..core.errors import Conflict, PgcloneError
+from ..databases import live_name, maintenance_params
+from ..models import LocalDatabase
+from ..services import requests
+from ..services.accounts import Outlook, outlook_of_local
+from ..services.actors import COPY, RESTORE
+from ..settings import settings
+from . import formats
+from .local_form import DROPPABLE, KINDS, REVERTIBLE, CopyForm, alias_of
+from .restore import Outlooks, RestorePages, live_oid, status_of
+from .restore_form import ConfirmForm, Source
+from .shared import actor_of, link_to, require
+
+
+@admin.register(LocalDatabase)
+class LocalDatabaseAdmin(RestorePages):
+    list_display = ("key_cell", "buttons", "kind_cell", "size_cell", "age", "made_from")
+    list_display_links = None
+    ordering = ("name",)
+    actions = None
+    list_per_page = 100
+    show_full_result_count = False
+    restore_title = gettext_lazy("Revert")
+
+    # -- who may see them
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        user: Any = request.user
+        return bool(
+            super().has_view_permission(request, obj)
+            or user.has_perm(RESTORE)
+            or user.has_perm(COPY)
+        )
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[LocalDatabase]:
+        if connections[DEFAULT_DB_ALIAS].vendor != "postgresql":
+            return LocalDatabase.objects.none()
+        rows = LocalDatabase.objects.using(DEFAULT_DB_ALIAS)
+        # A mark holds for one name: a database that somebody has renamed is theirs.
+        return rows.filter(pk__in=[row.pk for row in rows.all() if row.mark is not None])
+
+    # -- the list
+
+    @admin.display(description=gettext_lazy("key"), ordering="name")
+    def key_cell(self, row: LocalDatabase) -> SafeString:
+        key = format_html("<code>{}</code>", row.key)
+        if str(row.key) == f":{row.name}":
+            return key
+        return format_html('{}<br><span class="quiet">{}</span>', key, row.name)
+
+    @admin.display(description=gettext_lazy("what it is"))
+    def kind_cell(self, row: LocalDatabase) -> str:
+        mark = row.mark
+        said = str(KINDS.get(mark.kind, mark.kind)) if mark else formats.NOTHING
+        if mark is None or alias_of(row) is not None:
+            return said
+        return _("%(what)s, of another site (%(of)s)") % {"what": said, "of": mark.of}
+
+    @admin.display(description=gettext_lazy("size"), ordering="size")
+    def size_cell(self, row: LocalDatabase) -> str:
+        return formats.size(getattr(row, "size", None))
+
+    @admin.display(description=gettext_lazy("age"))
+    def age(self, row: LocalDatabase) -> str:
+        mark = row.mark
+        return formats.ago(datetime.fromisoformat(mark.made_at)) if mark else formats.NOTHING
+
+    @admin.display(description=gettext_lazy("made from"))
+    def made_from(self, row: LocalDatabase) -> str:
+        mark = row.mark
+        return (mark.source if mark else "") or formats.NOTHING
+
+    @admin.display(description="")
+    def buttons(self, row: LocalDatabase) -> SafeString:
+        return format_html(
+            '<div class="pgclone-links">{}</div>',
+            format_html_join("", '<a href="{}">{}</a>', self._links(row)),
+        )
+
+    def _links(self, row: LocalDatabase) -> list[tuple[str, str]]:
+        """Addresses and labels of what the person may do, who was remembered with the row."""
+        may = getattr(row, "pages", ())
+        return [
+            (self.own_url(page, row.pk), label)
+            for page, label in self._possible(row)
+            if page in may
+        ]
+
+    def _possible(self, row: LocalDatabase) -> list[tuple[str, str]]:
+        """What can be done with a database: page and label."""
+        mark = row.mark
+        if mark is None or alias_of(row) is None:
+            return []
+        found = []
+        if mark.kind in REVERTIBLE:
+            found.append(("restore", _("Revert…")))
+        if mark.kind == "held":
+            found.append(("swap", _("Swap in…")))
+        if mark.kind in DROPPABLE:
+            found.append(("drop", _("Drop…")))
+        return found
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        user: Any = request.user
+        response = super().changelist_view(
+            request,
+            {
+                "title": _("Local databases"),
+                "subtitle": None,
+                "may_copy": user.has_perm(COPY) and settings.allow_copy,
+                "copy_url": link_to(self.url_name("copy")),
+                "refusals": _refusals(),
+                "server": _server(),
+                **(extra_context or {}),
+            },
+        )
+        shown = getattr(response, "context_data", None) or {}
+        for row in getattr(shown.get("cl"), "result_list", ()):
+            row.pages = self._pages(request)
+        assert isinstance(response, HttpResponse)
+        return response
+
+    def _pages(self, request: HttpRequest) -> set[str]:
+        user: Any = request.user
+        pages = set()
+        if user.has_perm(RESTORE) and settings.allow_restore:
+            pages |= {"restore", "swap"}
+        if user.has_perm(COPY):
+            pages.add("drop")
+        return pages
+
+    # -- the pages
+
+    def get_urls(self) -> list[Any]:
+        def page(view: Callable[..., HttpResponse]) -> Any:
+            return self.admin_site.admin_view(require_http_methods(["GET", "HEAD", "POST"])(view))
+
+        one = "<path:object_id>"
+        return [
+            path("copy/", page(self.copy_view), name=self.url_name("copy")),
+            path(f"{one}/swap/", page(self.swap_view), name=self.url_name("swap")),
+            path(f"{one}/drop/", page(self.drop_view), name=self.url_name("drop")),
+            *super().get_urls(),
+        ]
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """The page of one database; nothing on it can be edited."""
+        return require_safe(self._show)(request, object_id)
+
+    def _show(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        row = self.read(request, object_id)
+        row.pages = self._pages(request)
+        return self.page(
+            request,
+            "change_form.html",
+            title=_("Local database"),
+            subtitle=row.name,
+            original=row,
+            facts=self._facts(row),
+            links=self._links(row),
+        )
+
+    def _facts(self, row: LocalDatabase) -> list[tuple[str, Any]]:
+        return [
+            (_("Key"), str(row.key)),
+            (_("Database"), row.name),
+            (_("What it is"), formats.capitalized(self.kind_cell(row))),
+            (_("Size"), self.size_cell(row)),
+            (_("Made"), self.age(row)),
+            (_("Made from"), self.made_from(row)),
+        ]
+
+    def source_of(self, row: LocalDatabase) -> tuple[Source, Outlooks]:
+        mark, alias = row.mark, alias_of(row)
+        if mark is None or alias is None or mark.kind not in REVERTIBLE:
+            raise Conflict(
+                f'the database "{row.name}" is none to go back to',
+                hint="Choose another one from the list of local databases.",
+            )
+
+        def outlook(user: Any, alias: str) -> Outlook:
+            return outlook_of_local(user, alias, row.name)
+
+        # Going back runs no hooks unless somebody asks for them.
+        source = Source(key=str(row.key), location=None, alias=alias, hooks=[], reversible=False)
+        return source, outlook
+
+    def copy_view(self, request: HttpRequest) -> HttpResponse:
+        """Asks for a name, and queues a copy of a live database."""
+        require(request, COPY)
+        form = CopyForm(request.POST or None)
+        error = None
+        if request.method == "POST" and settings.allow_copy and form.is_valid():
+            try:
+                alias = form.cleaned_data["database"]
+                run = requests.request_copy(actor_of(request), alias, form.key)
+            except PgcloneError as failure:
+                error = failure
+            else:
+                self.says(request, run, _("Copy #%(pk)s is queued.") % {"pk": run.pk})
+                return self.after(request, run)
+        status = 200 if settings.allow_copy or request.method != "POST" else 403
+        return self._page(
+            request,
+            "copy.html",
+            title=_("Copy a database"),
+            form=form,
+            error=error,
+            refusal=None if settings.allow_copy else _refusals()["copy"],
+            status=status,
+        )
+
+    def drop_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Asks, and queues the end of a database."""
+        require(request, COPY)
+        row = self._row_for(request, object_id, "drop")
+        error = None
+        if request.method == "POST":
+            try:
+                run = requests.request_drop(actor_of(request), alias_of(row) or "", row.name)
+            except PgcloneError as failure:
+                error = failure
+            else:
+                self.says(request, run, _("Drop #%(pk)s is queued.") % {"pk": run.pk})
+                return self.after(request, run)
+        return self._page(
+            request,
+            "drop.html",
+            title=_("Drop a local database"),
+            subtitle=row.name,
+            original=row,
+            is_below=True,
+            facts=self._facts(row),
+            error=error,
+        )
+
+    def swap_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Asks for the name of the live database, and queues the swap of the one that is held."""
+        require(request, RESTORE)
+        row = self._row_for(request, object_id, "swap")
+        alias = alias_of(row) or ""
+        live = live_name(alias)
+        error: PgcloneError | None = None
+        confirm = ConfirmForm(request.POST if request.method == "POST" else None, name=live)
+        if request.method == "POST" and confirm.is_valid():
+            oid = confirm.cleaned_data["confirm_oid"]
+            try:
+                run = requests.request_swap(actor_of(request), alias, confirmed_oid=oid)
+            except PgcloneError as failure:
+                error = failure
+            else:
+                self.says(request, run, _("Swap #%(pk)s is queued.") % {"pk": run.pk})
+                return self.after(request, run)
+        if error is not None or not confirm.is_bound:
+            try:
+                confirm = ConfirmForm(
+                    name=live, initial={"confirm_oid": live_oid(alias, live) or 0}
+                )
+            except PgcloneError as failure:
+                error = error or failure
+        return self._page(
+            request,
+            "swap.html",
+            title=_("Swap in a held restore"),
+            subtitle=row.name,
+            original=row,
+            is_below=True,
+            facts=self._facts(row),
+            live=live,
+            confirm=confirm,
+            error=error,
+            refusal=None if settings.allow_restore else _refusals()["restore"],
+            outlook=outlook_of_local(request.user, alias, row.name),
+        )
+
+    def _row_for(self, request: HttpRequest, object_id: str, page: str) -> LocalDatabase:
+        """The database, where the page exists for it."""
+        row: LocalDatabase = self.find(request, object_id)
+        if page not in {name for name, _label in self._possible(row)}:
+            raise Http404
+        return row
+
+    def _page(self, request: HttpRequest, template: str, **context: Any) -> HttpResponse:
+        error: PgcloneError | None = context.get("error")
+        status = context.pop("status", None) or (200 if error is None else status_of(error))
+        response = self.page(
+            request,
+            template,
+            error_text=error and formats.capitalized(error.message),
+            **context,
+        )
+        response.status_code = status
+        return response
+
+    def delete_view(self, request: HttpRequest, *args: Any, **more: Any) -> HttpResponse:
+        raise PermissionDenied
+
+    def history_view(self, request: HttpRequest, *args: Any, **more: Any) -> HttpResponse:
+        raise PermissionDenied
+
+
+def _refusals() -> dict[str, str]:
+    """What the settings forbid here, as sentences."""
+    refusals = {}
+    if not settings.allow_restore:
+        refusals["restore"] = _("Restores are disabled here (PGCLONE_ALLOW_RESTORE is False).")
+    if not settings.allow_copy:
+        refusals["copy"] = _("Copies are disabled here (PGCLONE_ALLOW_COPY is False).")
+    return refusals
+
+
+def _server() -> str:
+    try:
+        return maintenance_params(DEFAULT_DB_ALIAS).where
+    except PgcloneError:
+        return ""

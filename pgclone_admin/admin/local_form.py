@@ -1,0 +1,73 @@
+"""What local databases are, and what can be asked of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.utils.translation import gettext_lazy
+
+from ..core.errors import PgcloneError
+from ..databases import live_name
+from ..models import LocalDatabase
+from ..services.restores import local_target
+from . import formats
+from .restore_form import aliases
+
+KINDS = {
+    "pre": gettext_lazy("what was live before a restore"),
+    "post": gettext_lazy("what a restore has made"),
+    "undo": gettext_lazy("what was live before going back"),
+    "held": gettext_lazy("held, to be swapped in"),
+    "copy": gettext_lazy("copy"),
+    "beside": gettext_lazy("restored beside the live one"),
+    "temporary": gettext_lazy("being built, or left by a run that died"),
+    "failed": gettext_lazy("kept after a hook failed"),
+    "parked": gettext_lazy("replaced by a swap that was not finished"),
+}
+
+REVERTIBLE = ("pre", "post", "undo", "copy", "beside")
+DROPPABLE = (*REVERTIBLE, "held", "failed")
+"""The others belong to a run; recovery looks after them."""
+
+
+def alias_of(row: LocalDatabase) -> str | None:
+    """The alias of the live database that it was made for; ``None`` when that is not of this
+    site."""
+    mark = row.mark
+    if mark is None:
+        return None
+    return next((alias for alias in aliases() if live_name(alias) == mark.of), None)
+
+
+class CopyForm(forms.Form):
+    """Which database is copied, and under which name."""
+
+    database = forms.ChoiceField(label=gettext_lazy("Database"))
+    name = forms.CharField(
+        label=gettext_lazy("Name of the copy"),
+        max_length=63,
+        help_text=gettext_lazy("The name of a database that does not exist yet, or of a copy."),
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+    )
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        database: Any = self.fields["database"]
+        database.choices = [(alias, alias) for alias in aliases()]
+        if len(database.choices) == 1:
+            database.widget = forms.HiddenInput()
+            database.initial = database.choices[0][0]
+
+    def clean(self) -> dict[str, Any]:
+        name, alias = self.cleaned_data.get("name"), self.cleaned_data.get("database")
+        if name and alias:
+            try:
+                local_target(self.key, live_name(alias))
+            except PgcloneError as error:
+                self.add_error("name", formats.capitalized(error.message))
+        return self.cleaned_data
+
+    @property
+    def key(self) -> str:
+        return ":" + str(self.cleaned_data["name"]).removeprefix(":")

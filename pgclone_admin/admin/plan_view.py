@@ -1,0 +1,203 @@
+"""A plan as a page shows it: facts, what happens step by step, and how to come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from ..plan import Plan, Space
+from ..services.accounts import Outlook, Stay
+from . import formats
+
+LISTED = 6
+"""Names that stand in the page; more are folded."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A line of the plan: a label, a text, and names that belong to it."""
+
+    label: str
+    text: Any = ""
+    names: Sequence[str] = ()
+    hint: str = ""
+
+    @property
+    def is_folded(self) -> bool:
+        return len(self.names) > LISTED
+
+
+@dataclass
+class Shown:
+    """A plan in words; every text is still to be escaped."""
+
+    button: str
+    is_danger: bool
+    """Whether the button replaces a live database."""
+    source: list[Fact] = field(default_factory=list)
+    target: list[Fact] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
+    details: list[Fact] = field(default_factory=list)
+    back: str = ""
+    """What can be undone afterwards, and how."""
+    is_lost: bool = False
+    """Whether nothing can be undone."""
+    account: Outlook | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def is_account_safe(self) -> bool:
+        return self.account is None or self.account.stay is Stay.YES
+
+
+def shown(
+    plan: Plan,
+    *,
+    live: str,
+    is_held: bool,
+    is_local: bool,
+    accounts: Sequence[str],
+    outlook: Outlook | None,
+) -> Shown:
+    """``live`` is the live database of the alias, also where another one is made beside it."""
+    replaces = plan.replaces and not is_held
+    return Shown(
+        button=_button(plan, replaces=replaces, is_held=is_held),
+        is_danger=replaces,
+        source=list(_source(plan, is_local=is_local)),
+        target=list(_target(plan)),
+        steps=list(_steps(plan, live, replaces=replaces, is_held=is_held, accounts=accounts)),
+        details=list(_details(plan)),
+        back=_back(plan, is_held=is_held),
+        is_lost=replaces and not plan.keeps,
+        account=outlook,
+        warnings=[formats.capitalized(warning) for warning in plan.warnings],
+    )
+
+
+def _button(plan: Plan, *, replaces: bool, is_held: bool) -> str:
+    name = {"name": plan.database}
+    if replaces:
+        return _("Replace database %(name)s") % name
+    if is_held:
+        return _("Build and hold a restore of %(name)s") % name
+    return _("Make database %(name)s") % name
+
+
+def _source(plan: Plan, *, is_local: bool) -> Iterator[Fact]:
+    yield Fact(_("Local database") if is_local else _("Dump"), plan.key)
+    if plan.taken_at is not None:
+        yield Fact(_("Taken"), formats.ago(plan.taken_at), hint=formats.absolute(plan.taken_at))
+    if plan.taken_from:
+        yield Fact(_("Of"), plan.taken_from)
+    if plan.dump_size is not None:
+        yield Fact(_("Size"), formats.size(plan.dump_size), hint=_("as stored"))
+    if plan.restored_size is not None:
+        yield Fact(_("Becomes"), formats.size(plan.restored_size), hint=_("on the disk"))
+
+
+def _target(plan: Plan) -> Iterator[Fact]:
+    yield Fact(_("Database"), plan.database)
+    yield Fact(_("Server"), plan.server)
+    if plan.replaces:
+        yield Fact(_("Size"), formats.size(plan.live_size), hint=_("now"))
+        yield Fact(_("Sessions"), str(plan.sessions), hint=_("now"))
+    else:
+        yield Fact(_("Replaces"), _("nothing"))
+
+
+def _steps(
+    plan: Plan, live: str, *, replaces: bool, is_held: bool, accounts: Sequence[str]
+) -> Iterator[str]:
+    if plan.replaces:
+        yield _("A new database is built beside “%(live)s”, which stays in use.") % {"live": live}
+    else:
+        yield _("A new database is built; nothing else is touched.")
+    if plan.hooks:
+        yield _("Hooks run on it: %(hooks)s.") % {"hooks": ", ".join(plan.hooks)}
+    else:
+        yield _("No hook runs on it.")
+    if accounts:
+        yield _("Accounts are carried over to it: %(names)s.") % {"names": ", ".join(accounts)}
+    if is_held:
+        yield _("It is held. “%(live)s” is replaced when somebody swaps it in.") % {"live": live}
+    elif replaces:
+        yield ngettext(
+            "It takes the place of “%(live)s” at once; %(count)s session is ended and connects "
+            "again.",
+            "It takes the place of “%(live)s” at once; %(count)s sessions are ended and connect "
+            "again.",
+            plan.sessions,
+        ) % {"live": live, "count": plan.sessions}
+    else:
+        yield _("It gets the name “%(name)s”.") % {"name": plan.database}
+    if plan.drops:
+        yield _("Older local databases are dropped: %(keys)s.") % {"keys": ", ".join(plan.drops)}
+
+
+def _details(plan: Plan) -> Iterator[Fact]:
+    yield from _migrations(plan)
+    yield _space(plan)
+    if plan.kept:
+        yield Fact(_("Stay as they are"), _("tables of the running site"), plan.kept)
+    if plan.left_out:
+        yield Fact(_("Left out"), _("cannot be made here by this role"), plan.left_out)
+    if plan.entries:
+        counts = [f"{count} {kind.lower()}" for kind, count in plan.entries.items()]
+        yield Fact(_("Holds"), ", ".join(counts))
+
+
+def _migrations(plan: Plan) -> Iterator[Fact]:
+    label = _("Migrations that run")
+    if plan.migrations:
+        yield Fact(label, str(len(plan.migrations)), plan.migrations)
+    elif plan.migrations is not None:
+        yield Fact(label, _("none: it is up to date"))
+    elif "migrate" in plan.hooks:
+        yield Fact(label, _("those that it lacks; which ones cannot be told before"))
+    else:
+        yield Fact(label, _("none: the hook migrate is not chosen"))
+    if plan.unknown_migrations:
+        yield Fact(
+            _("Migrations that this code does not know"),
+            str(len(plan.unknown_migrations)),
+            plan.unknown_migrations,
+        )
+
+
+def _space(plan: Plan) -> Fact:
+    label = _("Disk")
+    if plan.needed_size is None or plan.peak_size is None:
+        return Fact(label, _("what it needs cannot be told: the dump does not say how large it is"))
+    text = _("%(needed)s more are needed on the server; %(peak)s in all for a while") % {
+        "needed": formats.size(plan.needed_size),
+        "peak": formats.size(plan.peak_size),
+    }
+    return Fact(label, text, [_one_space(space) for space in plan.space])
+
+
+def _one_space(space: Space) -> str:
+    size = formats.size(space.size)
+    return f"{space.name} {size} ({_('new')})" if space.is_new else f"{space.name} {size}"
+
+
+def _back(plan: Plan, *, is_held: bool) -> str:
+    if is_held:
+        return _("Nothing is replaced yet. The held database can be dropped at any time.")
+    if not plan.replaces:
+        return _("Nothing is replaced. The new database can be dropped at any time.")
+    if ":undo" in plan.keeps:
+        return _(
+            "What is live now is kept as :undo. To come back, revert to it under Local databases."
+        )
+    if ":pre" in plan.keeps:
+        return _(
+            "What is live now is kept as :pre. To come back, revert to it under Local databases."
+        )
+    return _(
+        "There is no way back: what is live now is dropped. Keep it as :pre, or take a dump first."
+    )

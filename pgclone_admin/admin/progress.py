@@ -1,0 +1,215 @@
+"""How far a run is: steps, bytes, what its hooks and its log say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from django.template.loader import render_to_string
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from ..models import Dump, Run, RunEvent, Status
+from . import formats
+
+LOG_LINES = 400
+"""Events that a page shows at most, the last of them."""
+
+LOG_TEXT = 2_000
+"""Characters of one event that a page shows at most."""
+
+TOLD = 8_000
+"""Characters of what came with an error that a page shows at most."""
+
+MOST_STEPS = 100
+
+HOOK_BEGINS = "running the hook "
+"""What a run says before it runs a hook; what the hook says is indented after it."""
+
+PARTS = ("state", "steps", "hooks", "log")
+"""Pieces of the page that its script replaces."""
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    state: str
+    """``done``, ``now``, or how the run ended in it."""
+    label: str
+    icon: str
+    duration: str
+
+
+@dataclass
+class HookOutput:
+    name: str
+    lines: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Line:
+    at: datetime
+    time: str
+    when: str
+    level: str
+    text: str
+    person: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a page shows of a run; all texts are still to be escaped."""
+
+    run: Run
+    steps: list[Step]
+    hooks: list[HookOutput]
+    log: list[Line]
+    is_cut: bool
+    """Whether there is more of the log than this."""
+    rate: float | None
+    """Bytes per second in the current phase."""
+
+    @property
+    def percent(self) -> int | None:
+        done, total = self.run.bytes_done, self.run.bytes_total
+        if self.run.status != Status.RUNNING or not total:
+            return None
+        return min(100, done * 100 // total)
+
+    @property
+    def amount(self) -> str:
+        """Bytes, and how fast they move."""
+        if self.run.status != Status.RUNNING or not self.run.bytes_done:
+            return ""
+        said = formats.size(self.run.bytes_done)
+        if self.run.bytes_total:
+            total = formats.size(self.run.bytes_total)
+            said = _("%(done)s of %(total)s") % {"done": said, "total": total}
+        if self.rate:
+            said += _(", %(rate)s per second") % {"rate": formats.size(round(self.rate))}
+        return said
+
+    @property
+    def announcement(self) -> str:
+        """One sentence, for who listens to the page."""
+        status = str(Status(self.run.status).label)
+        return f"{status}: {self.run.phase}" if self.run.is_active and self.run.phase else status
+
+    @property
+    def badge(self) -> str:
+        return formats.badge(self.run)
+
+    @property
+    def duration(self) -> str:
+        return "" if self.run.seconds is None else formats.duration(self.run.seconds)
+
+    @property
+    def silence(self) -> str:
+        """How long nothing was heard of a run that should be talking, or nothing."""
+        heard = self.run.heard_at or self.run.started_at
+        if not self.run.is_silent or heard is None:
+            return ""
+        return formats.duration((timezone.now() - heard).total_seconds())
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "status": self.run.status,
+            "active": self.run.is_active,
+            "phase": self.run.phase,
+            "bytes_done": self.run.bytes_done,
+            "bytes_total": self.run.bytes_total,
+            "announcement": self.announcement,
+            "parts": {
+                part: render_to_string(f"pgclone_admin/run_{part}.html", {"progress": self})
+                for part in PARTS
+            },
+        }
+
+
+def progress_of(run: Run) -> Progress:
+    """What is known of a run, in two queries."""
+    owner = {"dump": run} if isinstance(run, Dump) else {"run": run}
+    events = RunEvent.objects.filter(**owner)
+    newest = list(events.order_by("-at", "-pk")[: LOG_LINES + 1])
+    phases = list(events.filter(level=RunEvent.Level.PHASE)[:MOST_STEPS])
+    hooks, log = _split(reversed(newest[:LOG_LINES]))
+    return Progress(
+        run=run,
+        steps=_steps(run, phases),
+        hooks=hooks,
+        log=log,
+        is_cut=len(newest) > LOG_LINES,
+        rate=_rate(run, phases),
+    )
+
+
+def problem_of(run: Run) -> dict[str, str]:
+    """The sentence of an error, and what was said beside it."""
+    sentence, _newline, rest = run.error.partition("\n")
+    return {"sentence": _shown(sentence), "rest": rest[-TOLD:]}
+
+
+def _steps(run: Run, phases: list[RunEvent]) -> list[Step]:
+    ends = [phase.at for phase in phases[1:]]
+    last_end = run.finished_at or (timezone.now() if run.is_active else None)
+    steps = []
+    for number, phase in enumerate(phases):
+        is_last = number == len(phases) - 1
+        end = last_end if is_last else ends[number]
+        state, label, icon = _state(run) if is_last else DONE
+        seconds = None if end is None else max(0.0, (end - phase.at).total_seconds())
+        duration = "" if seconds is None else formats.duration(seconds)
+        steps.append(Step(_shown(phase.text), state, label, icon, duration))
+    return steps
+
+
+DONE = ("done", "done", "✓")
+
+
+def _state(run: Run) -> tuple[str, str, str]:
+    """How the last step stands."""
+    status = Status(run.status)
+    if status in (Status.SUCCEEDED, Status.MISSING):
+        return DONE
+    return status.value, str(status.label), formats.ICONS[status]
+
+
+def _rate(run: Run, phases: list[RunEvent]) -> float | None:
+    if not run.is_active or not phases or phases[-1].text != run.phase or run.heard_at is None:
+        return None
+    seconds = (run.heard_at - phases[-1].at).total_seconds()
+    return run.bytes_done / seconds if seconds > 1 else None
+
+
+def _split(events: Iterable[RunEvent]) -> tuple[list[HookOutput], list[Line]]:
+    """What hooks have said, hook by hook, and everything else."""
+    hooks: list[HookOutput] = []
+    log: list[Line] = []
+    for event in events:
+        text = _shown(event.text)
+        if event.level == RunEvent.Level.NOTE and text.startswith("  "):
+            if not hooks:
+                # Its beginning is further back than the page goes.
+                hooks.append(HookOutput("…"))
+            hooks[-1].lines.append(text[2:])
+            continue
+        if event.level == RunEvent.Level.NOTE and text.startswith(HOOK_BEGINS):
+            hooks.append(HookOutput(text.removeprefix(HOOK_BEGINS)))
+        local = timezone.localtime(event.at)
+        log.append(
+            Line(
+                at=event.at,
+                time=f"{local:%H:%M:%S}",
+                when=formats.absolute(event.at),
+                level=event.level,
+                text=text,
+                person=event.person,
+            )
+        )
+    return hooks, log
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= LOG_TEXT else text[:LOG_TEXT] + " …"

@@ -1,0 +1,273 @@
+"""The page on which a restore is planned and confirmed, of a dump and of a local database alike.
+
+What is chosen stands in the address, so looking at a plan is reading. Confirming posts the very
+choices that the plan was made of, with the oid of the database that it spoke of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg2
+from django.http import HttpRequest, HttpResponse, QueryDict
+from django.urls import path
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from django.views.decorators.http import require_http_methods
+
+from ..core.errors import Conflict, NotAllowed, PgcloneError
+from ..core.server import Server, refused
+from ..databases import live_name, maintenance_params
+from ..models import ACTIVE, REPLACING, Dump, RestoreRun, Status
+from ..options import Arguments, resolve
+from ..plan import Obstacle
+from ..services import requests
+from ..services.accounts import Outlook, Stay, outlook_of_dump
+from ..services.actors import RESTORE
+from ..services.restores import plan_restore
+from ..settings import settings
+from . import formats
+from .plan_view import Shown, shown
+from .restore_form import (
+    BESIDE,
+    HOLD,
+    OVER,
+    ConfirmForm,
+    RestoreForm,
+    Source,
+    usual_alias,
+    usual_hooks,
+)
+from .shared import ReadingAdmin, actor_of, require
+
+LOOKED = "looked"
+"""Stands in the address when the choices in it are those of a person."""
+
+STATUSES: dict[type[PgcloneError], int] = {Conflict: 409, NotAllowed: 403}
+
+Outlooks = Callable[[Any, str], Outlook]
+"""What a restore means for a person, by the alias of the database."""
+
+
+@dataclass
+class Asked:
+    """One visit of the page, as far as it has come."""
+
+    form: RestoreForm
+    confirm: ConfirmForm | None = None
+    plan: Shown | None = None
+    obstacles: list[Obstacle] = field(default_factory=list)
+    active: RestoreRun | None = None
+    error: PgcloneError | None = None
+
+    @property
+    def may_begin(self) -> bool:
+        return self.plan is not None and not self.obstacles and self.active is None
+
+
+class RestorePages(ReadingAdmin):
+    """Adds the page of a restore to the admin of what can be restored."""
+
+    class Media:
+        css = {"all": ("pgclone_admin/plan.css",)}  # noqa: RUF012 - as Django wants it
+
+    restore_title: Any = gettext_lazy("Restore")
+
+    def source_of(self, row: Any) -> tuple[Source, Outlooks]:
+        """What is restored; raises :class:`PgcloneError` where nothing can be."""
+        raise NotImplementedError
+
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view(
+            require_http_methods(["GET", "HEAD", "POST"])(self.restore_view)
+        )
+        return [
+            path("<path:object_id>/restore/", view, name=self.url_name("restore")),
+            *super().get_urls(),
+        ]
+
+    def restore_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """GET shows the choices and their plan; POST makes the run."""
+        require(request, RESTORE)
+        row = self.find(request, object_id)
+        try:
+            if not settings.allow_restore:
+                raise NotAllowed("restores are not allowed here: PGCLONE_ALLOW_RESTORE is False")
+            source, outlook = self.source_of(row)
+            form = RestoreForm(_data(request, source), source=source, user=request.user)
+        except PgcloneError as error:
+            return self._restore_page(request, row, None, error, status=status_of(error))
+        asked = Asked(form)
+        if form.is_valid():
+            if request.method == "POST" and (run := self._confirmed(request, asked)) is not None:
+                self.says(request, run, _("Run #%(pk)s is queued.") % {"pk": run.pk})
+                return self.after(request, run)
+            _look(asked, request, outlook)
+        status = 200 if asked.error is None else status_of(asked.error)
+        return self._restore_page(request, row, asked, asked.error, status=status)
+
+    def _confirmed(self, request: HttpRequest, asked: Asked) -> RestoreRun | None:
+        """The run, when the right name was typed for the database that was shown."""
+        form = asked.form
+        confirmed_oid = None
+        if form.cleaned_data["what"] == OVER:
+            asked.confirm = ConfirmForm(request.POST, name=live_name(form.alias))
+            if not asked.confirm.is_valid():
+                return None
+            confirmed_oid = asked.confirm.cleaned_data["confirm_oid"]
+        try:
+            return requests.request_restore(
+                actor_of(request),
+                form.given(),
+                variant=form.variant(),
+                confirmed_oid=confirmed_oid,
+            )
+        except PgcloneError as error:
+            asked.error = error
+            return None
+
+    def _restore_page(
+        self,
+        request: HttpRequest,
+        row: Any,
+        asked: Asked | None,
+        error: PgcloneError | None,
+        *,
+        status: int,
+    ) -> HttpResponse:
+        hidden = None
+        if asked is not None:
+            hidden = RestoreForm(
+                asked.form.data, source=asked.form.source, user=request.user, auto_id=False
+            )
+        response = self.page(
+            request,
+            "restore.html",
+            title=self.restore_title,
+            subtitle=str(row),
+            original=row,
+            is_below=True,
+            asked=asked,
+            plan=asked and asked.plan,
+            hidden=hidden,
+            error=error,
+            error_text=error and formats.capitalized(error.message),
+            run_url=self._run_url(request, asked.active) if asked and asked.active else None,
+            active_badge=asked and asked.active and formats.badge(asked.active),
+        )
+        response.status_code = status
+        return response
+
+    def _run_url(self, request: HttpRequest, run: RestoreRun) -> str | None:
+        target = self.admin_site._registry.get(RestoreRun)
+        if isinstance(target, ReadingAdmin) and target.has_view_permission(request):
+            return target.own_url("change", run.pk)
+        return None
+
+
+class DumpRestorePage(RestorePages):
+    """The restore of a dump."""
+
+    def source_of(self, row: Dump) -> tuple[Source, Outlooks]:
+        if not row.key or row.status != Status.SUCCEEDED:
+            raise Conflict(
+                "this dump has no file that could be restored", hint="Choose another dump."
+            )
+        hooks, reversible = _usual_options(row.config)
+        source = Source(
+            key=row.key,
+            location=row.location,
+            alias=usual_alias(row.database),
+            hooks=usual_hooks(hooks),
+            reversible=reversible,
+            is_foreign=row.is_foreign,
+        )
+
+        def outlook(user: Any, alias: str) -> Outlook:
+            return outlook_of_dump(user, alias, row.manifest, row.taken_at)
+
+        return source, outlook
+
+
+def _usual_options(config: str) -> tuple[list[str], bool]:
+    """Hooks and reversibility of the configuration that the dump was made with, if it is here."""
+    try:
+        options = resolve(Arguments(config=config or None), verb="restore")
+    except PgcloneError:
+        options = resolve(Arguments(), verb="restore")
+    return options.pre_swap_hooks, options.reversible
+
+
+def _data(request: HttpRequest, source: Source) -> QueryDict:
+    given = request.POST if request.method == "POST" else request.GET
+    if request.method == "POST" or LOOKED in given:
+        return given
+    data = QueryDict(mutable=True)
+    for name, value in source.defaults().items():
+        if isinstance(value, list):
+            data.setlist(name, value)
+        elif value is not False:
+            data[name] = str(value)
+    return data
+
+
+def _look(asked: Asked, request: HttpRequest, outlook: Outlooks) -> None:
+    """Makes the plan of what was chosen, and what has to be typed to confirm it."""
+    form = asked.form
+    try:
+        live = live_name(form.alias)
+        oid = live_oid(form.alias, live)
+        options = resolve(Arguments(**form.given()), verb="restore")
+        plan = plan_restore(options, variant=form.variant())
+    except (PgcloneError, psycopg2.Error) as error:
+        told = error if isinstance(error, PgcloneError) else refused(error)
+        asked.obstacles.append(Obstacle(told.code, told.message, told.hint))
+        return
+    asked.obstacles += plan.obstacles
+    what, accounts = form.cleaned_data["what"], form.cleaned_data.get("accounts", [])
+    if what != BESIDE:
+        asked.active = RestoreRun.objects.filter(
+            target=live, status__in=ACTIVE, kind__in=REPLACING
+        ).first()
+    asked.plan = shown(
+        plan,
+        live=live,
+        is_held=what == HOLD,
+        is_local=form.source.is_local,
+        accounts=accounts,
+        outlook=_outlook(outlook, request, form.alias, accounts) if plan.replaces else None,
+    )
+    if what != OVER:
+        return
+    if asked.confirm is None or asked.error is not None:
+        asked.confirm = ConfirmForm(name=live, initial={"confirm_oid": oid or 0})
+    elif str(oid or 0) != asked.confirm.data.get("confirm_oid"):
+        # The plan speaks of another database than the one before: it has to be read again.
+        asked.confirm = ConfirmForm(name=live, initial={"confirm_oid": oid or 0})
+        asked.error = Conflict(
+            f'the database "{live}" is another one than when you saw the plan',
+            hint="Nothing was changed. Read the plan below again.",
+        )
+
+
+def live_oid(alias: str, live: str) -> int | None:
+    """The database that would be replaced; looked for before the plan, which is then of this one
+    or of a later one, and a later one is refused."""
+    with Server.connected(maintenance_params(alias)) as server:
+        database = server.database(live)
+        return None if database is None else database.oid
+
+
+def _outlook(outlooks: Outlooks, request: HttpRequest, alias: str, carried: list[str]) -> Outlook:
+    if request.user.get_username() in carried:
+        return Outlook(
+            Stay.YES,
+            _("Your account is carried over, with its password: you can log in as now."),
+        )
+    return outlooks(request.user, alias)
+
+
+def status_of(error: PgcloneError) -> int:
+    return next((code for kind, code in STATUSES.items() if isinstance(error, kind)), 400)

@@ -1,0 +1,218 @@
+"""What a person chooses before a restore, and what they type to confirm it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.db import connections
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from ..core.errors import PgcloneError
+from ..databases import live_name
+from ..services.accounts import has_accounts, staff_names
+from ..services.declared import declared_hooks, in_declared_order
+from ..services.restores import Variant, local_target
+from ..settings import settings
+
+OVER, BESIDE, HOLD = "over", "beside", "hold"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is restored, as far as it limits the choice."""
+
+    key: str
+    location: str | None
+    """``None`` for a local database."""
+    alias: str
+    """The database that is meant when nothing else is chosen; for a local one the only one."""
+    hooks: list[str]
+    """Those that are chosen when the page is opened."""
+    reversible: bool
+    is_foreign: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        return self.location is None
+
+    def defaults(self) -> dict[str, Any]:
+        """The form as it is first shown."""
+        return {
+            "database": self.alias,
+            "what": OVER,
+            "hooks": self.hooks,
+            "reversible": self.reversible,
+        }
+
+
+def aliases() -> list[str]:
+    """The databases of this site that a restore can replace."""
+    found = []
+    for alias in connections:
+        try:
+            live_name(alias)
+        except PgcloneError:
+            continue
+        found.append(alias)
+    return found
+
+
+class RestoreForm(forms.Form):
+    """Every choice; always bound, so that the plan is one of what is shown."""
+
+    database = forms.ChoiceField(label=_("Database"))
+    what = forms.ChoiceField(
+        label=_("What to do"),
+        choices=[
+            (OVER, _("Replace the live database")),
+            (BESIDE, _("Make another database beside it, under a name")),
+            (HOLD, _("Build it and hold it, to be swapped in later")),
+        ],
+        widget=forms.RadioSelect,
+    )
+    beside = forms.CharField(
+        label=_("Name of the other database"), required=False, max_length=63, strip=True
+    )
+    hooks = forms.MultipleChoiceField(
+        label=_("Hooks"), required=False, widget=forms.CheckboxSelectMultiple
+    )
+    reversible = forms.BooleanField(
+        label=_("Keep what is live now as :pre, and what is restored as :post"), required=False
+    )
+    accounts = forms.MultipleChoiceField(
+        label=_("Accounts of staff to carry over"),
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+    )
+    trust_foreign = forms.BooleanField(
+        label=_("Trust this dump, which was made by somebody else"), required=False
+    )
+
+    def __init__(self, data: Mapping[str, Any], *, source: Source, user: Any, **more: Any) -> None:
+        super().__init__(data, **more)
+        self.source = source
+        choices = [source.alias] if source.is_local else aliases()
+        database: Any = self.fields["database"]
+        database.choices = [(alias, _database_label(alias)) for alias in choices]
+        if len(choices) == 1:
+            database.widget = forms.HiddenInput()
+        hooks: Any = self.fields["hooks"]
+        hooks.choices = [(name, name) for name in declared_hooks("pre_swap_hooks")]
+        if not hooks.choices:
+            del self.fields["hooks"]
+        given = data.get("database")
+        alias = given if given in choices else source.alias
+        staff = staff_names(alias) if alias in choices else []
+        accounts: Any = self.fields["accounts"]
+        accounts.choices = [(name, name) for name in staff]
+        if not staff:
+            del self.fields["accounts"]
+        if source.is_local:
+            del self.fields["reversible"]
+        if not (source.is_foreign and user.is_superuser):
+            del self.fields["trust_foreign"]
+
+    @property
+    def has_choices(self) -> bool:
+        """Whether there is anything below the folded part of the form."""
+        return "accounts" in self.fields
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = self.cleaned_data
+        alias = cleaned.get("database")
+        if alias is None:
+            return cleaned
+        if cleaned.get("what") == BESIDE:
+            self._clean_beside(cleaned.get("beside", ""), alias)
+        if cleaned.get("accounts") and not has_accounts(alias):
+            self.add_error("accounts", gettext("The accounts are not in this database."))
+        return cleaned
+
+    def _clean_beside(self, name: str, alias: str) -> None:
+        if not name:
+            self.add_error("beside", gettext("Give it a name."))
+            return
+        try:
+            local_target(f":{name.removeprefix(':')}", live_name(alias))
+        except PgcloneError as error:
+            self.add_error("beside", ValidationError("%(text)s", params={"text": error.message}))
+
+    # -- what was chosen
+
+    @property
+    def alias(self) -> str:
+        return str(self.cleaned_data["database"])
+
+    def given(self) -> dict[str, Any]:
+        """The arguments of the restore."""
+        chosen = self.cleaned_data
+        hooks = in_declared_order("pre_swap_hooks", chosen.get("hooks", []))
+        given: dict[str, Any] = {
+            "dump_key": self.source.key,
+            "database": self.alias,
+            "pre_swap_hooks": hooks,
+            "reversible": chosen.get("reversible", False),
+        }
+        if self.source.location is not None:
+            given["storage_location"] = self.source.location
+        return given
+
+    def variant(self) -> Variant:
+        chosen = self.cleaned_data
+        name = chosen.get("beside", "").removeprefix(":")
+        return Variant(
+            beside=f":{name}" if chosen["what"] == BESIDE else None,
+            hold=chosen["what"] == HOLD,
+            trust_foreign=chosen.get("trust_foreign", False),
+            accounts=chosen.get("accounts", []),
+        )
+
+
+def _database_label(alias: str) -> str:
+    name = live_name(alias)
+    return name if name == alias else f"{name} ({alias})"
+
+
+class ConfirmForm(forms.Form):
+    """The name of the database that is replaced, typed by the person who replaces it."""
+
+    confirm_name = forms.CharField(
+        strip=True,
+        max_length=63,
+        widget=forms.TextInput(
+            attrs={"autocomplete": "off", "autocapitalize": "off", "spellcheck": "false"}
+        ),
+    )
+    confirm_oid = forms.IntegerField(widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, name: str, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.name = name
+        self.fields["confirm_name"].label = gettext(
+            'Type the name of the database, "%(name)s", to confirm'
+        ) % {"name": name}
+
+    def clean_confirm_name(self) -> str:
+        typed = str(self.cleaned_data["confirm_name"])
+        if typed != self.name:
+            self.fields["confirm_name"].widget.attrs["autofocus"] = True
+            raise ValidationError(
+                gettext("This is not the name of the database. Nothing was done.")
+            )
+        return typed
+
+
+def usual_hooks(hooks: list[str]) -> list[str]:
+    """Those of a list that are declared."""
+    known = declared_hooks("pre_swap_hooks")
+    return [name for name in hooks if name in known]
+
+
+def usual_alias(alias: str) -> str:
+    """``alias`` where this site has it, else the one that is meant without a name."""
+    return alias if alias in aliases() else settings.database

@@ -1,0 +1,199 @@
+"""The pages of restore runs: what was done to databases, and what is being done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.urls import path
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+from django.views.decorators.http import require_safe
+
+from ..models import REPLACING, Dump, Kind, LocalDatabase, RestoreRun, Status
+from ..services import actors
+from . import formats
+from .dump_facts import Facts, known, listing
+from .progress import problem_of, progress_of
+from .shared import ReadingAdmin, link_to, may_cancel
+
+UNDO_PAGE = "pgclone_admin_localdatabase_restore"
+
+
+@admin.register(RestoreRun)
+class RestoreRunAdmin(ReadingAdmin):
+    list_display = ("status_cell", "what", "source", "duration_cell", "asked")
+    list_display_links = ("what",)
+    list_filter = (
+        "status",
+        "kind",
+        ("database", admin.AllValuesFieldListFilter),
+        ("target", admin.AllValuesFieldListFilter),
+    )
+    search_fields = ("key", "target", "requested_by", "error")
+    date_hierarchy = "requested_at"
+    ordering = ("-requested_at", "-pk")
+    actions = ("cancel_selected",)
+    list_per_page = 50
+
+    # -- the list
+
+    @admin.display(description=gettext_lazy("status"), ordering="status")
+    def status_cell(self, run: RestoreRun) -> SafeString:
+        return formats.badge(run)
+
+    @admin.display(description=gettext_lazy("what"), ordering="kind")
+    def what(self, run: RestoreRun) -> str:
+        return formats.capitalized(run.get_kind_display())
+
+    @admin.display(description=gettext_lazy("from and to"), ordering="key")
+    def source(self, run: RestoreRun) -> SafeString:
+        return formats.two_lines(run.key or formats.NOTHING, run.target and f"→ {run.target}")
+
+    @admin.display(description=gettext_lazy("duration"))
+    def duration_cell(self, run: RestoreRun) -> str:
+        return formats.duration(run.seconds)
+
+    @admin.display(description=gettext_lazy("asked for, by"), ordering="requested_at")
+    def asked(self, run: RestoreRun) -> SafeString:
+        return formats.two_lines(formats.ago(run.requested_at), run.requested_by)
+
+    # -- the pages
+
+    def get_urls(self) -> list[Any]:
+        one = "<path:object_id>"
+        return [
+            path(
+                f"{one}/progress/",
+                self.reading(self.progress_view),
+                name=self.url_name("progress"),
+            ),
+            path(f"{one}/cancel/", self.posting(None, self.cancel), name=self.url_name("cancel")),
+            *super().get_urls(),
+        ]
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """The page of one run; nothing on it can be edited."""
+        return require_safe(self._show)(request, object_id)
+
+    def _show(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        run: RestoreRun = self.read(request, object_id)
+        may_restore = request.user.has_perm(actors.RESTORE)
+        return self.page(
+            request,
+            "change_form.html",
+            title=formats.capitalized(f"{run.get_kind_display()} #{run.pk}"),
+            subtitle=" → ".join(filter(None, [run.key, run.target])),
+            original=run,
+            progress=progress_of(run),
+            problem=problem_of(run),
+            progress_url=self.own_url("progress", run.pk),
+            facts=facts_of(run),
+            result=result_of(run),
+            dump=dump_of(run) if request.user.has_perm("pgclone_admin.view_dump") else None,
+            undo=undo_of(run) if may_restore else None,
+            may_cancel=may_cancel(request, run),
+        )
+
+
+def dump_of(run: RestoreRun) -> Dump | None:
+    if not run.location:
+        return None
+    return Dump.objects.filter(location=run.location, key=run.key).first()
+
+
+def undo_of(run: RestoreRun) -> tuple[str, str] | None:
+    """The local key of what was live before a restore, and the page to go back to it.
+
+    Told by its oid: whatever was restored since, it is that database or none.
+    """
+    if run.status != Status.SUCCEEDED or run.kind not in REPLACING or run.live_oid is None:
+        return None
+    database = LocalDatabase.objects.filter(oid=run.live_oid).first()
+    if database is None or database.mark is None or database.mark.kind not in ("pre", "undo"):
+        return None
+    url = link_to(UNDO_PAGE, database.pk)
+    return None if url is None else (str(database.key), url)
+
+
+def facts_of(run: RestoreRun) -> Facts:
+    facts: Facts = [
+        (_("From"), run.key or formats.NOTHING),
+        (_("To the database"), run.target or formats.NOTHING),
+        (_("Alias"), run.database),
+        (_("Asked for by"), run.requested_by or formats.NOTHING),
+        (_("Asked for"), formats.ago(run.requested_at)),
+        (_("Started"), formats.ago(run.started_at)),
+        (_("Finished"), formats.ago(run.finished_at)),
+        (_("Worker"), run.worker or formats.NOTHING),
+    ]
+    given = {**(run.options.get("arguments") or {}), **(run.options.get("variant") or {})}
+    for name, label in (
+        ("config", _("Configuration")),
+        ("pre_swap_hooks", _("Hooks")),
+        ("reversible", _("Reversible")),
+        ("beside", _("Beside, as")),
+        ("hold", _("Stops before the swap")),
+        ("accounts", _("Accounts carried over")),
+        ("trust_foreign", _("A foreign dump is trusted")),
+        ("ignore_standbys", _("Sessions on standbys are ignored")),
+    ):
+        if given.get(name) not in (None, "", False, []):
+            facts.append((label, _said(given[name])))
+    return known(facts)
+
+
+def _said(value: Any) -> Any:
+    if value is True:
+        return _("yes")
+    return listing([str(item) for item in value]) if isinstance(value, list) else str(value)
+
+
+LEFT_OUT = {
+    "left_out": gettext_lazy("Left out"),
+    "skipped_grants": gettext_lazy("Grants to roles that are not here"),
+    "unchecked_foreign_keys": gettext_lazy("Foreign keys that were made without a check"),
+    "tolerated": gettext_lazy("Errors that the settings tolerate"),
+}
+
+
+def result_of(run: RestoreRun) -> Facts:
+    """What came of it."""
+    result = run.result
+    if not isinstance(result, dict):
+        return []
+    facts: Facts = []
+    if result.get("database"):
+        facts.append((_("Database"), str(result["database"])))
+    swap = result.get("swap")
+    if isinstance(swap, Mapping):
+        facts.append((_("Clients waited at most"), _seconds(swap.get("seconds"))))
+        facts.append(
+            (_("Writers to kept tables waited at most"), _seconds(swap.get("kept_seconds")))
+        )
+        attempts = swap.get("attempts")
+        if isinstance(attempts, int):
+            said = ngettext("%(n)s attempt", "%(n)s attempts", attempts) % {"n": attempts}
+            facts.append((_("The swap needed"), said))
+    elif run.kind == Kind.COPY:
+        facts.append((_("Copied in"), _seconds(result.get("seconds"))))
+    for name, label in LEFT_OUT.items():
+        items = result.get(name)
+        if isinstance(items, list) and items:
+            facts.append((str(label), listing([str(item) for item in items])))
+    return facts
+
+
+def _seconds(value: Any) -> str:
+    if not isinstance(value, int | float):
+        return formats.NOTHING
+    return _("%(n)s s") % {"n": f"{value:.2f}"}

@@ -1,0 +1,209 @@
+"""What the pages have in common: how they speak, and how they let people do things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model, QuerySet
+from django.forms import Media
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    HttpResponseRedirect,
+    JsonResponse,
+)
+from django.template.response import TemplateResponse
+from django.urls import NoReverseMatch, reverse
+from django.utils.html import format_html
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+from django.views.decorators.http import require_POST, require_safe
+
+from ..core.errors import PgcloneError
+from ..models import Run
+from ..services import requests
+from ..services.actors import CANCEL, Actor
+from . import formats
+from .progress import progress_of
+
+if TYPE_CHECKING:
+    BaseAdmin = admin.ModelAdmin[Any]
+else:
+    BaseAdmin = admin.ModelAdmin
+
+View = Callable[..., HttpResponseBase]
+
+# -- what people do
+
+
+def actor_of(request: HttpRequest) -> Actor:
+    return Actor.of(request.user)
+
+
+def require(request: HttpRequest, permission: str) -> None:
+    """403 without the permission; the service looks again."""
+    if not request.user.has_perm(permission):
+        raise PermissionDenied
+
+
+def tell(request: HttpRequest, error: PgcloneError) -> None:
+    """Shows an error as a message: the sentence, and what to do."""
+    parts = [formats.capitalized(error.message), error.hint or ""]
+    messages.error(request, " — ".join(filter(None, parts)))
+
+
+def may_cancel(request: HttpRequest, run: Run) -> bool:
+    """Whether this person may cancel it; it may be too late all the same."""
+    own = run.requested_by == request.user.get_username()
+    return run.is_active and (own or request.user.has_perm(CANCEL))
+
+
+def link_to(name: str, *args: Any) -> str | None:
+    """The address of a page, or ``None`` where the site has left it out."""
+    try:
+        return reverse(f"admin:{name}", args=args)
+    except NoReverseMatch:
+        return None
+
+
+class ReadingAdmin(BaseAdmin):
+    """Rows that people read. They are made and changed by services, never by forms."""
+
+    class Media:
+        css = {"all": ("pgclone_admin/pgclone.css",)}  # noqa: RUF012 - as Django wants it
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    # -- pages
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        title = formats.capitalized(str(self.opts.verbose_name_plural))
+        return super().changelist_view(request, {"title": title, **(extra_context or {})})
+
+    def url_name(self, page: str) -> str:
+        return f"{self.opts.app_label}_{self.opts.model_name}_{page}"
+
+    def own_url(self, page: str, *args: Any) -> str:
+        return reverse(f"{self.admin_site.name}:{self.url_name(page)}", args=args)
+
+    def read(self, request: HttpRequest, object_id: str) -> Any:
+        """The row of a page, for who may read it."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return self.find(request, object_id)
+
+    def find(self, request: HttpRequest, object_id: str) -> Any:
+        found = self.get_object(request, unquote(object_id))
+        if found is None:
+            raise Http404
+        return found
+
+    def page(
+        self,
+        request: HttpRequest,
+        template: str,
+        *,
+        title: str,
+        media: Media | None = None,
+        **more: Any,
+    ) -> TemplateResponse:
+        context = {
+            **self.admin_site.each_context(request),
+            "title": title,
+            "opts": self.opts,
+            "media": media or self.media,
+            "has_view_permission": self.has_view_permission(request),
+            **more,
+        }
+        folder = f"admin/{self.opts.app_label}/{self.opts.model_name}"
+        request.current_app = self.admin_site.name
+        return TemplateResponse(request, f"{folder}/{template}", context)
+
+    def after(self, request: HttpRequest, run: Model | None = None) -> HttpResponseRedirect:
+        """To the page of a row, or to the list; to the index for who may not read them."""
+        if run is None or type(run) is self.model:
+            target: admin.ModelAdmin[Any] | None = self
+        else:
+            target = self.admin_site._registry.get(type(run))
+        if not isinstance(target, ReadingAdmin) or not target.has_view_permission(request):
+            return HttpResponseRedirect(reverse(f"{self.admin_site.name}:index"))
+        if run is None:
+            return HttpResponseRedirect(target.own_url("changelist"))
+        return HttpResponseRedirect(target.own_url("change", run.pk))
+
+    def says(self, request: HttpRequest, run: Run, what: str) -> None:
+        """Tells that a run is queued, with a link to it."""
+        target = self.admin_site._registry.get(type(run))
+        if isinstance(target, ReadingAdmin) and target.has_view_permission(request):
+            url = target.own_url("change", run.pk)
+            messages.info(request, format_html('<a href="{}">{}</a>', url, what))
+        else:
+            messages.info(request, what)
+
+    def posting(self, permission: str | None, act: Callable[[HttpRequest, Any], Any]) -> View:
+        """A view that does one thing with one row, by POST, and goes to the page of what came of
+        it: of the row itself, unless ``act`` returns another."""
+
+        def view(request: HttpRequest, object_id: str) -> HttpResponseBase:
+            if permission is not None:
+                require(request, permission)
+            row = self.find(request, object_id)
+            try:
+                outcome = act(request, row)
+            except PgcloneError as error:
+                tell(request, error)
+                outcome = None
+            if isinstance(outcome, HttpResponseBase):
+                return outcome
+            return self.after(request, outcome or row)
+
+        return self.admin_site.admin_view(require_POST(view))
+
+    # -- runs
+
+    def cancel(self, request: HttpRequest, run: Run) -> None:
+        if run.requested_by != request.user.get_username():
+            require(request, CANCEL)
+        requests.cancel(actor_of(request), run)
+        messages.info(request, _("It will be cancelled."))
+
+    @admin.action(description=gettext_lazy("Cancel selected runs"))
+    def cancel_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        cancelled = 0
+        for run in queryset:
+            try:
+                requests.cancel(actor_of(request), run)
+                cancelled += 1
+            except PgcloneError as error:
+                messages.error(request, f"#{run.pk}: {formats.capitalized(error.message)}")
+        if cancelled:
+            said = ngettext("%(n)s run is cancelled.", "%(n)s runs are cancelled.", cancelled)
+            messages.info(request, said % {"n": cancelled})
+
+    def progress_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """How far a run is, for the script of its page."""
+        run = self.read(request, object_id)
+        return JsonResponse(progress_of(run).as_json())
+
+    def reading(self, view: View) -> View:
+        return self.admin_site.admin_view(require_safe(view))
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        raise PermissionDenied

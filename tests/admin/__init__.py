@@ -1,0 +1,1 @@
+"""The pages, with Django's test client and real databases."""

@@ -1,0 +1,578 @@
+"""The pages of dumps: who may do what, what they show, what they do."""
+
+from __future__ import annotations
+
+import urllib.request
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection
+from django.test import AsyncRequestFactory, Client, override_settings
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+from django_q.models import OrmQ
+
+from pgclone_admin.admin.dumps import _streamed
+from pgclone_admin.core.errors import IntegrityError
+from pgclone_admin.models import Configuration, Dump, Kind, RestoreRun, RunEvent, Status
+from pgclone_admin.services.downloads import Download
+
+pytestmark = pytest.mark.integration
+
+EVIL = "<script>alert('x')</script>"
+
+ALL = {
+    "view_dump",
+    "view_restorerun",
+    "create_dump",
+    "delete_dump",
+    "download_dump",
+    "restore_database",
+    "copy_database",
+    "cancel_run",
+}
+
+# The name of a page, the permission it takes, and the status of GET and of POST for who has it.
+PAGES = {
+    "changelist": ("view_dump", 200, 200),
+    "change": ("view_dump", 200, 405),
+    "history": ("view_dump", 200, 200),
+    "progress": ("view_dump", 200, 405),
+    "create": ("create_dump", 200, 302),
+    "import": ("create_dump", 200, 200),
+    "refresh": ("create_dump", 405, 302),
+    "verify": ("create_dump", 405, 302),
+    "drill": ("restore_database", 405, 302),
+    "pin": ("delete_dump", 405, 302),
+    "delete": ("delete_dump", 200, 302),
+    "download": ("download_dump", 405, 200),
+    "cancel": ("cancel_run", 405, 302),
+}
+WITHOUT_ROW = {"changelist", "create", "import", "refresh"}
+
+CHANGING = {name for name in PAGES if name not in {"changelist", "change", "history", "progress"}}
+
+
+def address(page, dump):
+    return reverse(
+        f"admin:pgclone_admin_dump_{page}", args=() if page in WITHOUT_ROW else (dump.pk,)
+    )
+
+
+def row_for(pages, page):
+    """A dump with which the page can do its work."""
+    if page == "cancel":
+        return pages.dump(status=Status.QUEUED, key="", taken_at=None)
+    dump = pages.dump()
+    file = pages.storage_root / dump.key
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"PGDMP and more")
+    return dump
+
+
+def spoken(client, page, dump, method):
+    return getattr(client, method)(
+        address(page, dump), {"form": "stored"} if page == "download" else {}
+    )
+
+
+# -- who may do what ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_asks_for_its_permission_and_no_get_changes_anything(pages, page):
+    permission, get, post = PAGES[page]
+    dump = row_for(pages, page)
+    one, everyone, nobody = (
+        pages.client(permission),
+        pages.superuser(),
+        pages.client(),
+    )
+    all_but_one = pages.client(*(ALL - {permission}))
+    before = pages.state()
+
+    for method in ("get", "post"):
+        answer = spoken(Client(), page, dump, method)
+        assert answer.status_code == 302
+        assert answer["Location"].startswith("/admin/login/")
+        for client in (nobody, all_but_one):
+            refused = 405 if (get if method == "get" else post) == 405 else 403
+            assert spoken(client, page, dump, method).status_code == refused
+    for client in (one, everyone):
+        assert spoken(client, page, dump, "get").status_code == get
+    assert pages.state() == before
+
+    assert spoken(one, page, dump, "post").status_code == post
+    if page in CHANGING - {"import", "refresh"}:
+        assert pages.state() != before
+    else:
+        # An empty list and an upload without a file have changed nothing.
+        assert {**pages.state(), "Dump": before["Dump"]} == before
+    second = row_for(pages, page)
+    assert spoken(everyone, page, second, "post").status_code == post
+
+
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_dumps_are_not_added_or_edited_by_forms(pages, method):
+    client = pages.superuser()
+    before = pages.state()
+    assert getattr(client, method)("/admin/pgclone_admin/dump/add/").status_code == 403
+    assert pages.state() == before
+
+
+def test_a_form_of_another_site_changes_nothing(pages):
+    client = pages.superuser()
+    client.handler.enforce_csrf_checks = True
+    dump = row_for(pages, "delete")
+    before = pages.state()
+    for page in CHANGING:
+        assert spoken(client, page, dump, "post").status_code == 403
+    assert pages.state() == before
+
+
+def test_who_asked_for_a_dump_may_cancel_it_without_the_permission(pages):
+    client = pages.client("view_dump")
+    dump = pages.dump(status=Status.QUEUED, key="", requested_by=client.user.username)
+
+    page = client.get(address("change", dump))
+    assert address("cancel", dump) in page.content.decode()
+    client.post(address("cancel", dump))
+
+    dump.refresh_from_db()
+    assert dump.status == Status.CANCELLED
+
+
+def test_a_page_shows_only_the_buttons_that_work(pages):
+    dump = pages.dump()
+    verbs = ("verify", "drill", "download", "pin", "delete", "restore")
+    reader = pages.client("view_dump").get(address("change", dump)).content.decode()
+    owner = pages.superuser().get(address("change", dump)).content.decode()
+    for verb in verbs:
+        url = f"/admin/pgclone_admin/dump/{dump.pk}/{verb}/"
+        assert url not in reader
+        assert url in owner
+
+
+@override_settings(PGCLONE_ALLOW_DUMP=False, PGCLONE_ALLOW_RESTORE=False)
+def test_what_the_settings_forbid_is_said_and_refused(pages):
+    client = pages.superuser()
+    dump = pages.dump()
+    before = pages.state()
+
+    assert "PGCLONE_ALLOW_DUMP is False" in client.get(address("changelist", dump)).content.decode()
+    assert "PGCLONE_ALLOW_DUMP is False" in client.get(address("create", dump)).content.decode()
+    assert "PGCLONE_ALLOW_RESTORE is False" in client.get(address("change", dump)).content.decode()
+    assert client.post(address("create", dump)).status_code == 200
+    assert client.post(address("drill", dump)).status_code == 302
+    assert pages.state() == before
+
+
+# -- the list -------------------------------------------------------------------------------------
+
+
+def queries(client, url):
+    with CaptureQueriesContext(connection) as captured:
+        assert client.get(url).status_code == 200
+    return len(captured)
+
+
+def test_the_list_takes_as_many_queries_for_200_rows_as_for_one_and_no_storage(pages, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("the list has asked the storage")
+
+    monkeypatch.setattr("pgclone_admin.store.DumpStore.__init__", refuse)
+    client = pages.superuser()
+    pages.dump(verified_at=timezone.now(), is_pinned=True)
+    url = address("changelist", None)
+    client.get(url)  # content types are looked up once for each process
+    with_one = queries(client, url)
+    for _ in range(200):
+        pages.dump(verified_at=timezone.now(), drilled_at=timezone.now())
+    assert queries(client, url) == with_one
+    assert queries(client, f"{url}?all=") == with_one
+    assert with_one < 20
+
+
+def test_the_list_says_what_there_is_in_words(pages):
+    pages.dump(
+        database="shop",
+        config="nightly",
+        instance="prod-1",
+        verified_at=timezone.now(),
+        is_pinned=True,
+        started_at=timezone.now(),
+        finished_at=timezone.now(),
+    )
+    pages.dump(status=Status.MISSING)
+    page = pages.client("view_dump").get(address("changelist", None)).content.decode()
+    for text in ("succeeded", "missing", "pinned", "shop / nightly", "prod-1", "1.2", "ada"):
+        assert text in page
+    assert 'title="2026-03-01 04:06:06 UTC"' in page
+    assert "verified <time" in page
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("status__exact=failed", {"b"}),
+        ("instance=far", {"b"}),
+        ("database=shop", {"a"}),
+        ("config=nightly", {"a"}),
+        ("location=elsewhere/", {"c"}),
+        ("q=nightly", {"a"}),
+        ("taken_at__year=2025", {"c"}),
+    ],
+)
+def test_the_list_is_filtered_and_searched(pages, query, found):
+    pages.dump(requested_by="a", database="shop", config="nightly")
+    pages.dump(requested_by="b", status=Status.FAILED, instance="far")
+    pages.dump(requested_by="c", location="elsewhere/", taken_at="2025-01-01T00:00:00Z")
+    answer = pages.client("view_dump").get(f"{address('changelist', None)}?{query}")
+    assert {dump.requested_by for dump in answer.context["cl"].result_list} == found
+
+
+def test_selected_dumps_are_verified_and_deleted_after_a_question(pages):
+    client = pages.superuser()
+    dumps = [row_for(pages, "delete") for _ in range(3)]
+    Dump.objects.filter(pk=dumps[0].pk).update(is_pinned=True)
+    url = address("changelist", None)
+    chosen = {"_selected_action": [dump.pk for dump in dumps], "index": 0}
+
+    client.post(url, {**chosen, "action": "verify_selected"})
+    assert RestoreRun.objects.filter(kind=Kind.VERIFY).count() == 3
+    RestoreRun.objects.all().delete()
+
+    question = client.post(url, {**chosen, "action": "delete_selected"})
+    assert question.status_code == 200
+    assert "It is pinned: unpin it first." in question.content.decode()
+    assert "It is the newest good dump" in question.content.decode()
+    assert Dump.objects.count() == 3
+
+    del chosen["index"]
+    client.post(url, {**chosen, "action": "delete_selected", "post": "yes"})
+    assert list(Dump.objects.values_list("pk", flat=True)) == [dumps[0].pk]
+    assert [each.name for each in pages.storage_root.rglob("*.dump")] == [
+        dumps[0].key.rpartition("/")[2]
+    ]
+
+
+def test_actions_are_refused_without_their_permission(pages):
+    client = pages.client("view_dump")
+    dump = row_for(pages, "delete")
+    before = pages.state()
+    for action in ("verify_selected", "delete_selected"):
+        client.post(
+            address("changelist", None),
+            {"_selected_action": [dump.pk], "action": action, "post": "yes"},
+        )
+    assert pages.state() == before
+
+
+# -- taking dumps ---------------------------------------------------------------------------------
+
+
+def test_a_dump_is_queued_and_a_double_click_makes_one(pages):
+    client = pages.client("view_dump", "create_dump")
+    for _ in range(2):
+        answer = client.post(address("create", None), {"database": "default"})
+    dump = Dump.objects.get()
+    assert answer["Location"] == address("change", dump)
+    assert (dump.status, dump.requested_by) == (Status.QUEUED, client.user.username)
+    assert dump.options == {"database": "default"}
+    assert OrmQ.objects.count() == 1
+    assert "is queued" in client.get(answer["Location"]).content.decode()
+
+
+def test_what_is_dumped_is_chosen_among_what_is_declared(pages):
+    client = pages.client("create_dump")
+    Configuration.objects.create(name="weekly", instance="far")
+    with override_settings(
+        PGCLONE_CONFIGS={"nightly": {"instance": "near"}},
+        PGCLONE_DUMP_CONFIGS={"old": {}},
+        PGCLONE_RESTORE_CONFIGS={"other": {}},
+    ):
+        form = client.get(address("create", None)).context["form"]
+        offered = {
+            name: [value for value, _label in form.fields[name].choices] for name in form.fields
+        }
+        assert offered == {
+            "database": ["", "default"],
+            "config": ["", "nightly", "old", "weekly"],
+            "instance": ["", "far", "here", "near"],
+        }
+        before = pages.state()
+        for wrong in ({"database": "postgres"}, {"config": "other"}, {"instance": "mine"}):
+            assert client.post(address("create", None), wrong).status_code == 200
+        assert pages.state() == before
+        given = {"config": "weekly", "instance": "near"}
+        # Who may not read dumps is not sent to a page that says so.
+        answer = client.post(address("create", None), given)
+        assert answer["Location"] == "/admin/"
+    dump = Dump.objects.get()
+    assert (dump.config, dump.instance, dump.options) == ("weekly", "near", given)
+
+
+def test_refresh_lists_what_is_stored_and_marks_what_is_gone(pages):
+    client = pages.client("view_dump", "create_dump")
+    there, gone = row_for(pages, "delete"), pages.dump()
+    Dump.objects.filter(pk=there.pk).delete()
+
+    answer = client.post(address("refresh", None), follow=True)
+
+    assert "1 new, 1 missing, 0 there again" in answer.content.decode()
+    gone.refresh_from_db()
+    assert gone.status == Status.MISSING
+    assert Dump.objects.get(key=there.key).status == Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_an_uploaded_archive_becomes_a_foreign_dump(pages, is_large):
+    client = pages.client("view_dump", "create_dump")
+    data = pages.site.server.archive(pages.site.name)
+    handlers = "django.core.files.uploadhandler.TemporaryFileUploadHandler"
+    with override_settings(**({"FILE_UPLOAD_HANDLERS": [handlers]} if is_large else {})):
+        answer = client.post(
+            address("import", None),
+            {
+                "archive": SimpleUploadedFile("from far.dump", data),
+                "database": "default",
+                "instance": "far",
+            },
+        )
+    dump = Dump.objects.get()
+    assert answer["Location"] == address("change", dump)
+    assert (dump.status, dump.instance, dump.is_foreign) == (Status.SUCCEEDED, "far", True)
+    assert dump.requested_by == client.user.username
+    assert (pages.storage_root / dump.key).read_bytes() == data
+    assert [event.text for event in dump.events.all()] == ["imported an archive"]
+    assert LogEntry.objects.get().user == client.user
+    page = client.get(address("change", dump)).content.decode()
+    assert "was not made by this app" in page
+
+
+def test_what_is_no_archive_is_not_imported(pages):
+    client = pages.superuser()
+    before = pages.state()
+    answer = client.post(
+        address("import", None),
+        {"archive": SimpleUploadedFile("x.dump", b"-- SQL"), "database": "default"},
+    )
+    assert answer.status_code == 200
+    assert "this is a plain SQL script" in answer.content.decode()
+    assert pages.state() == before
+
+
+# -- one dump -------------------------------------------------------------------------------------
+
+
+def test_the_page_of_a_dump_tells_its_manifest(pages):
+    dump = pages.made_dump()
+    page = pages.client("view_dump").get(address("change", dump)).content.decode()
+    for text in (
+        dump.key,
+        dump.manifest["sha256"],
+        dump.manifest["server_version"],
+        "public.django_session",
+        "people.0001_initial",
+        "plpgsql",
+        "zstd",
+        "dumping",
+    ):
+        assert text in page
+
+
+def test_a_dump_that_failed_says_why_at_the_top(pages):
+    dump = pages.dump(
+        status=Status.FAILED,
+        key="",
+        error="the table is locked\nand more",
+        hint="Wait for it.",
+        error_code="lock_timeout",
+    )
+    page = pages.client("view_dump").get(address("change", dump)).content.decode()
+    assert "<strong>The table is locked</strong>" in page
+    assert "Wait for it." in page
+    assert "<code>lock_timeout</code>" in page
+    assert page.index("Wait for it.") < page.index("Manifest")
+
+
+def test_text_from_elsewhere_is_escaped(pages):
+    dump = pages.dump(
+        key=f"{EVIL}.dump",
+        instance=EVIL,
+        database=EVIL,
+        config=EVIL,
+        location=EVIL,
+        requested_by=EVIL,
+        phase=EVIL,
+        error=f"{EVIL}\n{EVIL}",
+        hint=EVIL,
+        error_code=EVIL,
+        manifest={
+            "origin": EVIL,
+            "server_version": EVIL,
+            "sha256": EVIL,
+            "extensions": [[EVIL, EVIL]],
+            "migrations": [[EVIL, EVIL]] * 9,
+            "excluded": [EVIL],
+            "kept": [EVIL] * 9,
+            "hooks": [EVIL],
+        },
+    )
+    for level in RunEvent.Level:
+        RunEvent.objects.create(dump=dump, level=level, text=EVIL, person=EVIL)
+    RunEvent.objects.create(dump=dump, text=f"running the hook {EVIL}")
+    RunEvent.objects.create(dump=dump, text=f"  {EVIL}")
+    client = pages.superuser()
+    for page in ("changelist", "change", "delete", "history", "create", "import"):
+        text = client.get(address(page, dump)).content.decode()
+        assert "<script>alert" not in text
+        if page in ("changelist", "change", "delete"):
+            assert "&lt;script&gt;" in text
+    told = client.get(address("progress", dump)).json()
+    assert "&lt;script&gt;" in told["parts"]["log"]
+    assert "<script>" not in "".join(told["parts"].values())
+    # In a message, too.
+    Dump.objects.filter(pk=dump.pk).update(is_pinned=True)
+    assert "<script>alert" not in client.post(address("delete", dump), follow=True).content.decode()
+    Dump.objects.filter(pk=dump.pk).update(is_pinned=False, key="")
+    assert "<script>alert" not in client.post(address("delete", dump), follow=True).content.decode()
+
+
+def test_how_far_a_dump_is_is_never_kept_by_a_cache(pages):
+    dump = pages.dump(
+        status=Status.RUNNING, key="", phase="dumping", bytes_done=2048, heard_at=timezone.now()
+    )
+    RunEvent.objects.create(dump=dump, level=RunEvent.Level.PHASE, text="dumping")
+    answer = pages.client("view_dump").get(address("progress", dump))
+    assert "no-store" in answer["Cache-Control"]
+    told = answer.json()
+    assert (told["active"], told["phase"], told["bytes_done"]) == (True, "dumping", 2048)
+    assert "2.0" in told["parts"]["state"]
+    assert "progressbar" not in told["parts"]["state"]
+
+
+def test_verify_and_drill_queue_a_run_and_lead_to_it(pages):
+    client = pages.client("view_dump", "view_restorerun", "create_dump", "restore_database")
+    dump = pages.made_dump()
+    for page, kind in (("verify", Kind.VERIFY), ("drill", Kind.DRILL)):
+        answer = client.post(address(page, dump))
+        run = RestoreRun.objects.get(kind=kind)
+        assert answer["Location"] == reverse(
+            "admin:pgclone_admin_restorerun_change", args=(run.pk,)
+        )
+        assert (run.key, run.location) == (dump.key, dump.location)
+    page = client.get(address("change", dump)).content.decode()
+    assert "Drill #" in page
+    assert "Verification #" in page
+
+
+def test_a_pinned_dump_is_not_deleted_until_it_is_unpinned(pages):
+    client = pages.client("view_dump", "delete_dump")
+    dump = row_for(pages, "pin")
+    client.post(address("pin", dump), {"pinned": "1"})
+    question = client.get(address("delete", dump)).content.decode()
+    assert "It is pinned" in question
+    assert "Delete this dump" not in question
+    refused = client.post(address("delete", dump), follow=True).content.decode()
+    assert "The dump is pinned — Unpin it first." in refused
+
+    client.post(address("pin", dump), {"pinned": "0"})
+    client.post(address("delete", dump))
+
+    assert not Dump.objects.exists()
+    assert not list(pages.storage_root.rglob("*.dump"))
+    said = set(LogEntry.objects.values_list("change_message", flat=True))
+    assert said == {"pinned", "unpinned", "deleted the dump"}
+
+
+# -- downloads ------------------------------------------------------------------------------------
+
+
+def downloaded(client, dump, form):
+    answer = client.post(address("download", dump), {"form": form})
+    assert answer.status_code == 200
+    assert "no-store" in answer["Cache-Control"]
+    assert answer["Content-Disposition"].startswith('attachment; filename="')
+    assert dump.key.replace("/", "_") in answer["Content-Disposition"]
+    return answer
+
+
+def test_a_dump_is_downloaded_as_it_is_stored_and_that_is_written_down(pages):
+    client = pages.client("download_dump")
+    dump = pages.made_dump()
+    stored = (pages.storage_root / dump.key).read_bytes()
+
+    answer = downloaded(client, dump, "stored")
+
+    assert b"".join(answer.streaming_content) == stored
+    assert answer["Content-Length"] == str(len(stored))
+    event = dump.events.get(level=RunEvent.Level.AUDIT, person=client.user.username)
+    assert event.text == "downloaded the dump (stored)"
+    assert LogEntry.objects.get().user == client.user
+
+
+def test_a_dump_is_downloaded_as_an_archive_that_a_bare_pg_restore_reads(pages):
+    dump = pages.made_dump()
+    answer = downloaded(pages.client("download_dump"), dump, "archive")
+    text = pages.site.server.archive_as_sql(b"".join(answer.streaming_content))
+    assert "CREATE TABLE public.people_person" in text
+
+
+@pytest.mark.parametrize("form", ["stored", "archive"])
+def test_a_download_of_a_damaged_dump_never_becomes_whole(pages, form):
+    dump = pages.made_dump()
+    file = pages.storage_root / dump.key
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    answer = downloaded(pages.client("download_dump"), dump, form)
+    got = []
+    with pytest.raises(IntegrityError):
+        got.extend(answer.streaming_content)
+    assert len(b"".join(got)) < len(data)
+
+
+def test_a_download_is_read_piece_by_piece_under_asgi_too(pages):
+    request = AsyncRequestFactory().post("/")
+    answer = _streamed(request, Download("x", iter([b"a", b"b"])))
+    assert answer.is_async
+
+
+def test_a_form_of_download_that_is_not_known_is_refused(pages):
+    dump = row_for(pages, "download")
+    before = pages.state()
+    client = pages.client("download_dump")
+    assert client.post(address("download", dump), {"form": "sql"}).status_code == 400
+    assert pages.state() == before
+
+
+def test_a_file_that_is_gone_is_told(pages):
+    dump = pages.dump()
+    client = pages.client("view_dump", "download_dump")
+    answer = client.post(address("download", dump), {"form": "stored"}, follow=True)
+    assert "There is no dump" in answer.content.decode()
+    assert not RunEvent.objects.exists()
+
+
+def test_a_dump_in_a_bucket_is_downloaded_by_a_link_of_five_minutes(pages, s3_bucket):
+    with override_settings(**s3_bucket.settings("dumps/")):
+        dump = pages.made_dump()
+        client = pages.client("download_dump")
+        answer = client.post(address("download", dump), {"form": "stored"})
+        assert answer.status_code == 302
+        assert "no-store" in answer["Cache-Control"]
+        link = answer["Location"]
+        query = parse_qs(urlsplit(link).query)
+        assert query["X-Amz-Expires"] == ["300"]
+        with urllib.request.urlopen(link) as got:
+            assert got.read() == s3_bucket.body(f"dumps/{dump.key}")
+            assert got.headers["Content-Disposition"].startswith("attachment")
+        archive = client.post(address("download", dump), {"form": "archive"})
+        assert b"".join(archive.streaming_content).startswith(b"PGDMP")
+    assert (
+        dump.events.filter(level=RunEvent.Level.AUDIT, text__startswith="downloaded").count() == 2
+    )

@@ -1,0 +1,265 @@
+"""The pages of local databases: what is shown, and what can be done with it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.test import Client, override_settings
+from django.urls import reverse
+
+from pgclone_admin import runner
+from pgclone_admin.core.marks import Mark
+from pgclone_admin.core.progress import SilentReporter
+from pgclone_admin.models import Kind, LocalDatabase, RestoreRun
+from pgclone_admin.options import Arguments, resolve
+from pgclone_admin.services import copies, dumps, restores
+from pgclone_admin.services.accounts import Stay, outlook_of_local
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
+
+RESTORE, COPY = "restore_database", "copy_database"
+
+LIST = "admin:pgclone_admin_localdatabase_changelist"
+
+
+def url_of(page, row):
+    return reverse(f"admin:pgclone_admin_localdatabase_{page}", args=[row.pk])
+
+
+def marked(pages, kind, name=None, of=None):
+    """A row of an empty database with a mark of ours."""
+    live = pages.site.name
+    name = name or f"{live}__{kind}"
+    server = pages.site.server
+    server.create_database(name)
+    mark = Mark.new(name=name, kind=kind, of=of or live, source="<b>source</b>")
+    server.run(f'COMMENT ON DATABASE "{name}" IS %s', dbname=name, params=(mark.comment(),))
+    return LocalDatabase.objects.get(name=name)
+
+
+def reverted(pages, name="before"):
+    """A real copy of the live database, which can be gone back to."""
+    options = resolve(Arguments(), verb="dump")
+    copies.copy_live(options, f":{name}", SilentReporter())
+    return LocalDatabase.objects.get(name=name)
+
+
+@pytest.fixture
+def held(pages):
+    options = resolve(Arguments(pre_swap_hooks=[]), verb="restore")
+    manifest = dumps.create_dump(resolve(Arguments(), verb="dump"), SilentReporter())
+    options = resolve(Arguments(dump_key=manifest.key, pre_swap_hooks=[]), verb="restore")
+    restores.restore(options, SilentReporter(), variant=restores.Variant(hold=True))
+    return LocalDatabase.objects.get()
+
+
+def links(text, page):
+    return re.findall(rf'href="[^"]*/localdatabase/\d+/{page}/"', text)
+
+
+def test_only_databases_with_our_mark_are_shown(pages):
+    pages.site.server.create_database("not_ours")
+    pages.site.server.create_database("pretends")
+    other = Mark.new(name="renamed", kind="copy", of=pages.site.name).comment()
+    pages.site.server.run(
+        'COMMENT ON DATABASE "pretends" IS %s', dbname="pretends", params=(other,)
+    )
+    for kind in ("pre", "held", "failed"):
+        marked(pages, kind)
+    marked(pages, "copy", "their_copy", of="their_site")
+
+    text = pages.superuser().get(reverse(LIST)).content.decode()
+
+    live = pages.site.name
+    assert "not_ours" not in text
+    for key, name in ((":pre", f"{live}__pre"), (":held", f"{live}__held")):
+        assert f"<code>{key}</code>" in text
+        assert name in text
+    assert "&lt;b&gt;source&lt;/b&gt;" in text
+    assert "<b>source" not in text
+    assert "pretends" not in text
+    assert "copy, of another site (their_site)" in text
+    assert [len(links(text, page)) for page in ("restore", "swap", "drop")] == [1, 1, 3]
+
+
+def test_a_list_of_many_needs_a_fixed_number_of_queries(pages, django_assert_max_num_queries):
+    for number in range(3):
+        marked(pages, "copy", f"copy_{number}")
+    client = pages.superuser()
+    with django_assert_max_num_queries(8):
+        client.get(reverse(LIST))
+
+
+def test_buttons_are_those_of_what_a_person_may(pages):
+    marked(pages, "pre")
+    marked(pages, "held")
+    for permissions, expected in (
+        (["view_localdatabase"], [0, 0, 0]),
+        ([RESTORE], [1, 1, 0]),
+        ([COPY], [0, 0, 2]),
+    ):
+        text = pages.client(*permissions).get(reverse(LIST)).content.decode()
+        assert [len(links(text, page)) for page in ("restore", "swap", "drop")] == expected
+        assert ("Copy a database" in text) is (COPY in permissions)
+    with override_settings(PGCLONE_ALLOW_RESTORE=False, PGCLONE_ALLOW_COPY=False):
+        text = pages.superuser().get(reverse(LIST)).content.decode()
+        assert "Restores are disabled here (PGCLONE_ALLOW_RESTORE is False)." in text
+        assert "Copies are disabled here (PGCLONE_ALLOW_COPY is False)." in text
+        assert [len(links(text, page)) for page in ("restore", "swap", "drop")] == [0, 0, 2]
+
+
+def test_going_back_runs_no_hooks_and_can_be_undone(pages):
+    row = reverted(pages)
+    client = pages.client(RESTORE)
+    pages.site.run("DELETE FROM auth_user WHERE username = 'nobody'")
+
+    text = client.get(url_of("restore", row)).content.decode()
+
+    assert "No hook runs on it." in text
+    assert "What is live now is kept as :undo." in text
+    assert "Your account is not there" in text
+    oid = re.findall(r'name="confirm_oid" value="(\d+)"', text)[0]
+    response = client.post(
+        url_of("restore", row),
+        {
+            "database": "default",
+            "what": "over",
+            "confirm_oid": oid,
+            "confirm_name": pages.site.name,
+        },
+    )
+    assert response.status_code == 302
+    run = RestoreRun.objects.get()
+    assert (run.key, run.location) == (":before", "")
+    assert run.options["arguments"]["pre_swap_hooks"] == []
+    assert runner.run_restore(run) == "succeeded"
+    assert {"before", f"{pages.site.name}__undo"} <= set(pages.site.server.databases())
+
+
+def test_the_accounts_of_a_local_database_are_read(pages):
+    user = pages.client(RESTORE).user
+    weak, changed = pages.client(RESTORE).user, pages.client(RESTORE).user
+    reverted(pages)
+    before = pages.site.run("SELECT count(*) FROM auth_user")
+
+    def stay(person):
+        return outlook_of_local(person, "default", "before").stay
+
+    assert stay(user) is Stay.YES
+    pages.site.run(
+        f"DELETE FROM auth_user_user_permissions WHERE user_id = {weak.pk}", dbname="before"
+    )
+    assert stay(weak) is Stay.MAYBE
+    changed.set_password("another")
+    assert stay(changed) is Stay.NO
+    assert stay(pages.client(RESTORE).user) is Stay.NO
+    assert outlook_of_local(user, "default", "missing").stay is Stay.MAYBE
+    assert pages.site.run("SELECT count(*) FROM auth_user")[0][0] == before[0][0] + 1
+
+
+def test_a_held_restore_is_swapped_in_by_the_name_of_the_live_database(pages, held):
+    client = pages.client(RESTORE)
+    url = url_of("swap", held)
+    text = client.get(url).content.decode()
+    oid = re.findall(r'name="confirm_oid" value="(\d+)"', text)[0]
+    assert oid == str(pages.site.oid)
+    assert f"Replace database {pages.site.name}</button>" in text
+
+    wrong = client.post(url, {"confirm_oid": oid, "confirm_name": "other"})
+    assert (wrong.status_code, RestoreRun.objects.count()) == (200, 0)
+    assert "This is not the name of the database" in wrong.content.decode()
+    changed = client.post(url, {"confirm_oid": "4711", "confirm_name": pages.site.name})
+    assert (changed.status_code, RestoreRun.objects.count()) == (409, 0)
+    posted = {"confirm_oid": oid, "confirm_name": pages.site.name}
+    assert client.post(url, posted).status_code == 302
+    second = client.post(url, posted)
+    run = RestoreRun.objects.get()
+    assert second.status_code == 409
+    assert f"run {run.pk}, asked for by {client.user.username}" in second.content.decode()
+    assert runner.run_restore(run) == "succeeded"
+    assert str(pages.site.oid) == str(held.oid)
+
+
+def test_a_database_is_copied_and_dropped(pages):
+    client = pages.client(COPY)
+    url = reverse("admin:pgclone_admin_localdatabase_copy")
+    for name, told in (("", "required"), (f"{pages.site.name}__pre", "cannot be made by hand")):
+        assert told in client.post(url, {"database": "default", "name": name}).content.decode()
+    assert RestoreRun.objects.count() == 0
+    assert client.post(url, {"database": "default", "name": "review"}).status_code == 302
+    run = RestoreRun.objects.get()
+    assert (run.kind, run.target, run.requested_by) == (Kind.COPY, "review", client.user.username)
+    assert runner.run_restore(run) == "succeeded"
+
+    row = LocalDatabase.objects.get(name="review")
+    assert "Drop database review</button>" in client.get(url_of("drop", row)).content.decode()
+    assert client.post(url_of("drop", row)).status_code == 302
+    run = RestoreRun.objects.get(kind=Kind.DROP)
+    assert runner.run_restore(run) == "succeeded"
+    assert "review" not in pages.site.server.databases()
+    assert client.post(url_of("drop", row)).status_code == 404
+
+
+def test_what_is_not_ours_to_touch_has_no_pages(pages):
+    theirs = marked(pages, "copy", "their_copy", of="their_site")
+    parked = marked(pages, "parked", f"{pages.site.name}__old")
+    boss = pages.superuser()
+    for row in (theirs, parked):
+        for method in (boss.get, boss.post):
+            assert method(url_of("drop", row)).status_code == 404
+            assert method(url_of("swap", row)).status_code == 404
+            response = method(url_of("restore", row))
+            assert response.status_code == 409
+            assert "is none to go back to" in response.content.decode()
+    unmarked = pages.site.oid
+    url = reverse("admin:pgclone_admin_localdatabase_drop", args=[unmarked])
+    assert boss.post(url).status_code == 404
+    assert RestoreRun.objects.count() == 0
+
+
+def test_where_copies_are_disabled_none_is_made(pages):
+    url = reverse("admin:pgclone_admin_localdatabase_copy")
+    with override_settings(PGCLONE_ALLOW_COPY=False):
+        client = pages.client(COPY)
+        assert "PGCLONE_ALLOW_COPY is False" in client.get(url).content.decode()
+        response = client.post(url, {"database": "default", "name": "review"})
+    assert (response.status_code, RestoreRun.objects.count()) == (403, 0)
+
+
+def test_every_person_gets_what_they_may(pages):
+    pre, held = marked(pages, "pre"), marked(pages, "held")
+    restore, swap = url_of("restore", pre), url_of("swap", held)
+    drop, copy = url_of("drop", pre), reverse("admin:pgclone_admin_localdatabase_copy")
+    show, listing = url_of("change", pre), reverse(LIST)
+    actions = [restore, swap, drop, copy]
+    everything = [*actions, show, listing]
+    may_get = {
+        "nobody": (pages.client(), []),
+        "viewer": (pages.client("view_localdatabase"), [show, listing]),
+        "restorer": (pages.client(RESTORE), [restore, swap, show, listing]),
+        "copier": (pages.client(COPY), [drop, copy, show, listing]),
+        "superuser": (pages.superuser(), everything),
+    }
+    anonymous = Client()
+    for url in everything:
+        for response in (anonymous.get(url), anonymous.post(url)):
+            assert response.status_code == 302
+            assert "/login/" in response["Location"]
+    for name, (client, allowed) in may_get.items():
+        for url in everything:
+            assert client.get(url).status_code == (200 if url in allowed else 403), (name, url)
+            if url not in allowed:
+                refusal = 405 if url == show else 403
+                assert client.post(url).status_code == refusal, (name, url)
+            assert url not in actions or RestoreRun.objects.count() == 0, "a GET made a run"
+        if show in allowed:
+            assert client.post(show).status_code == 405
+        for url in allowed:
+            if url in actions:
+                assert client.put(url).status_code == 405
+    boss = may_get["superuser"][0]
+    for page in ("delete", "history"):
+        assert boss.post(url_of(page, pre)).status_code == 403
+    assert boss.post(reverse("admin:pgclone_admin_localdatabase_add")).status_code == 403
+    assert RestoreRun.objects.count() == 0
