@@ -27,6 +27,7 @@ import psycopg2
 from psycopg2 import sql
 
 from example_project import database_url, embedded
+from example_project.serve import LOGIN, DidNotServe, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -461,6 +462,9 @@ def temporary_home() -> Iterator[Path]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--once", action="store_true", help="tell the story and end")
+    parser.add_argument(
+        "--port", type=int, default=0, help="port of the site (default: a free one)"
+    )
     parser.add_argument("--rows", type=int, default=100_000, help="order lines (default: 100000)")
     arguments = parser.parse_args()
     if arguments.rows < 100:
@@ -478,13 +482,30 @@ def main() -> int:
     screen.title("pgclone_admin: dump, restore and undo, on a real PostgreSQL")
     try:
         with temporary_home() as home:
-            Story(screen, home, arguments.rows).tell()
-    except DidNotHold as error:
+            story = Story(screen, home, arguments.rows)
+            story.tell()
+            held = f"All of it held, in {time.monotonic() - began:.0f} seconds."
+            if not arguments.once:
+                print()
+                screen.title(held)
+                serve(screen, story.environment, arguments.port)
+    except (DidNotHold, DidNotServe) as error:
         screen.failed(str(error))
         return 1
     print()
-    screen.title(f"All of it held, in {time.monotonic() - began:.0f} seconds. Nothing is left.")
+    screen.title(f"{held} Nothing is left.")
     return 0
+
+
+def serve(screen: Screen, environment: dict[str, str], port: int) -> None:
+    """The shop and its worker, until Ctrl-C."""
+    site = Site(environment, port)
+    screen.step("See it in the admin, with a worker")
+    with site.running():
+        screen.result(site.url)
+        screen.result(f"user {LOGIN}, password {site.password}")
+        screen.held("Ctrl-C stops everything and leaves nothing behind")
+        site.wait()
 
 
 if __name__ == "__main__":

@@ -247,9 +247,12 @@ def _check_attempts(cluster: Mapping[str, Any]) -> Iterator[CheckMessage]:
         )
 
 
-@register(Tags.database)
+@register(Tags.database, deploy=True)
 def check_server(databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
-    """With ``check --database``: client programs, the rights of the role, the longest run."""
+    """With ``check --deploy --database``: client programs, and the rights of the role.
+
+    Not with ``migrate``, which looks at databases too: what only dumps need is not to stop it.
+    """
     messages: list[CheckMessage] = []
     for alias in databases or ():
         if connections[alias].vendor != "postgresql":
@@ -279,9 +282,9 @@ def _check_programs(server: Server) -> Iterator[CheckMessage]:
             yield _message(error, "pgclone_admin.E010")
 
 
-@register(Tags.database)
+@register(Tags.database, deploy=True)
 def check_storage(databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
-    """With ``check --database``: the storage location can be written to, listed and read."""
+    """With ``check --deploy --database``: the storage location can be written, listed and read."""
     if not databases:
         return []
     try:
@@ -293,9 +296,9 @@ def check_storage(databases: Sequence[str] | None = None, **_kwargs: Any) -> lis
     return []
 
 
-@register(Tags.database)
+@register(Tags.database, deploy=True)
 def check_longest_run(databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
-    """With ``check --database``: no run has taken longer than tasks are left alone for."""
+    """With ``check --deploy --database``: no run has taken longer than tasks are left alone for."""
     retry = cluster_settings().get("retry", USUAL_RETRY)
     took = ExpressionWrapper(F("finished_at") - F("started_at"), output_field=DurationField())
     longest = 0.0

@@ -1,4 +1,4 @@
-"""What ``manage.py check --database`` finds, which looks at servers and storages."""
+"""What ``manage.py check --deploy --database`` finds, which looks at servers and storages."""
 
 from __future__ import annotations
 
@@ -17,13 +17,22 @@ OF_DATABASES = {f"pgclone_admin.{name}" for name in ("W008", "W009", "E009", "E0
 
 
 def found(databases=("default",)):
-    messages = [each for each in run_checks(databases=databases) if each.id in OF_DATABASES]
+    messages = [
+        each
+        for each in run_checks(databases=databases, include_deployment_checks=True)
+        if each.id in OF_DATABASES
+    ]
     return {each.id.rpartition(".")[2]: str(each.msg) for each in messages}
 
 
 def test_what_is_right_is_right(office):
     assert found() == {}
     assert office.files() == []
+
+
+def test_migrate_is_stopped_by_nothing_that_only_dumps_need(office, tmp_path):
+    with override_settings(PGCLONE_BIN_DIR=str(tmp_path)):
+        assert not [each for each in run_checks(databases=["default"]) if each.id in OF_DATABASES]
 
 
 def test_a_role_that_may_do_everything_is_a_warning(office, use_database):

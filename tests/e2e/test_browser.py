@@ -1,0 +1,149 @@
+"""A member of staff with a browser, a real worker behind the site, and a database that is replaced
+under both."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from example_project import embedded
+from example_project.demo import Shop
+from example_project.serve import LOGIN, MANAGE, Site
+
+webdriver = pytest.importorskip("selenium.webdriver")
+
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.remote.webdriver import WebDriver  # noqa: E402
+
+BROWSER = shutil.which("chromium")
+DRIVER = shutil.which("chromedriver")
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.skipif(not (BROWSER and DRIVER), reason="there is no chromium and chromedriver"),
+]
+
+PATIENCE = 60.0
+"""Seconds for a run of a small shop on a busy machine."""
+
+NAME = "shop"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A filled shop on a server of its own."""
+    # Short enough for a unix socket in it.
+    home = Path(tempfile.mkdtemp(prefix="pgb-", dir="/tmp"))
+    server = embedded.start(home)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("DJANGO_")},
+        "DATABASE_URL": server.url,
+        "PGCLONE_BIN_DIR": str(server.bin_dir),
+        "PGCLONE_STORAGE_LOCATION": str(tmp_path / "dumps"),
+    }
+    try:
+        for command in (["migrate", "--verbosity=0"], ["seed_shop", "--rows", "20000"]):
+            subprocess.run([sys.executable, MANAGE, *command], env=environment, check=True)
+        yield environment
+    finally:
+        embedded.stop(home)
+        shutil.rmtree(home)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[WebDriver]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER or ""
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.add_argument("--window-size=1200,1400")
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def press(browser: WebDriver, text: str) -> None:
+    """Follows the link, or presses the button, that says so."""
+    path = f"//*[self::a or self::button][normalize-space()='{text}'] | //input[@value='{text}']"
+    browser.find_element(By.XPATH, path).click()
+
+
+def state(browser: WebDriver) -> str:
+    return " ".join(e.text for e in browser.find_elements(By.CSS_SELECTOR, ".pgclone-state"))
+
+
+def wait_for_success(browser: WebDriver) -> set[str]:
+    """Watches a run's page without touching it; returns what it said on the way."""
+    seen = set()
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        try:
+            said = state(browser)
+        except Exception:  # noqa: BLE001 - the page was being drawn anew
+            continue
+        seen.add(said)
+        if "succeeded" in said:
+            return seen
+        assert "failed" not in said, browser.find_element(By.TAG_NAME, "body").text
+        time.sleep(0.05)
+    raise AssertionError(f"it did not succeed: {seen}")
+
+
+def confirm(browser: WebDriver) -> None:
+    """Types the name of the database and presses the red button."""
+    field = browser.find_element(By.CSS_SELECTOR, ".pgclone-confirm input[type=text]")
+    field.send_keys(NAME)
+    press(browser, f"Replace database {NAME}")
+
+
+def test_staff_dump_restore_and_undo_in_the_browser_and_stay_logged_in(
+    environment: dict[str, str], browser: WebDriver
+) -> None:
+    shop = Shop(environment["DATABASE_URL"])
+    site = Site(environment)
+    with site.running():
+        browser.get(site.url)
+        browser.find_element(By.NAME, "username").send_keys(LOGIN)
+        browser.find_element(By.NAME, "password").send_keys(site.password)
+        press(browser, "Log in")
+
+        press(browser, "Dumps")
+        press(browser, "Dump now")
+        press(browser, "Dump now")
+        wait_for_success(browser)
+        before = shop.contents()
+        with shop.cursor() as cursor:
+            cursor.execute("DELETE FROM shop_orderline WHERE id % 2 = 0")
+        changed = shop.contents()
+        assert changed.differences(before) == ["shop_orderline"]
+
+        press(browser, "Restore…")
+        reversible = browser.find_element(By.NAME, "reversible")
+        if not reversible.is_selected():
+            reversible.click()
+        press(browser, "Show the plan")
+        assert "migrate" in browser.find_element(By.CSS_SELECTOR, ".pgclone-sequence").text
+        confirm(browser)
+        wait_for_success(browser)
+        assert shop.contents().differences(before) == []
+        assert "LOG OUT" in browser.find_element(By.ID, "user-tools").text.upper()
+
+        browser.refresh()
+        press(browser, "Undo with :pre…")
+        confirm(browser)
+        wait_for_success(browser)
+        assert shop.contents().differences(changed) == []
+        browser.get(site.url)
+        assert "LOG OUT" in browser.find_element(By.ID, "user-tools").text.upper()
