@@ -3,28 +3,17 @@ under both."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from selenium.webdriver.common.by import By
 
-from example_project import embedded
 from example_project.demo import Shop
-from example_project.serve import LOGIN, MANAGE, Site
-
-webdriver = pytest.importorskip("selenium.webdriver")
-
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.remote.webdriver import WebDriver  # noqa: E402
-
-BROWSER = shutil.which("chromium")
-DRIVER = shutil.which("chromedriver")
+from example_project.serve import LOGIN, Site
+from tests.support.shop import BROWSER, DRIVER, chromium, shop_environment
 
 pytestmark = [
     pytest.mark.e2e,
@@ -39,52 +28,28 @@ NAME = "shop"
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A filled shop on a server of its own."""
-    # Short enough for a unix socket in it.
-    home = Path(tempfile.mkdtemp(prefix="pgb-", dir="/tmp"))
-    server = embedded.start(home)
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("DJANGO_")},
-        "DATABASE_URL": server.url,
-        "PGCLONE_BIN_DIR": str(server.bin_dir),
-        "PGCLONE_STORAGE_LOCATION": str(tmp_path / "dumps"),
-    }
-    try:
-        for command in (["migrate", "--verbosity=0"], ["seed_shop", "--rows", "20000"]):
-            subprocess.run([sys.executable, MANAGE, *command], env=environment, check=True)
+def environment() -> Iterator[dict[str, str]]:
+    with shop_environment(rows=20_000) as environment:
         yield environment
-    finally:
-        embedded.stop(home)
-        shutil.rmtree(home)
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[WebDriver]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER or ""
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    options.add_argument("--window-size=1200,1400")
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    try:
-        yield driver
-    finally:
-        driver.quit()
+def browser(tmp_path: Path) -> Iterator[Any]:
+    with chromium(tmp_path / "profile") as browser:
+        yield browser
 
 
-def press(browser: WebDriver, text: str) -> None:
+def press(browser: Any, text: str) -> None:
     """Follows the link, or presses the button, that says so."""
     path = f"//*[self::a or self::button][normalize-space()='{text}'] | //input[@value='{text}']"
     browser.find_element(By.XPATH, path).click()
 
 
-def state(browser: WebDriver) -> str:
+def state(browser: Any) -> str:
     return " ".join(e.text for e in browser.find_elements(By.CSS_SELECTOR, ".pgclone-state"))
 
 
-def wait_for_success(browser: WebDriver) -> set[str]:
+def wait_for_success(browser: Any) -> set[str]:
     """Watches a run's page without touching it; returns what it said on the way."""
     seen = set()
     end = time.monotonic() + PATIENCE
@@ -101,7 +66,7 @@ def wait_for_success(browser: WebDriver) -> set[str]:
     raise AssertionError(f"it did not succeed: {seen}")
 
 
-def confirm(browser: WebDriver) -> None:
+def confirm(browser: Any) -> None:
     """Types the name of the database and presses the red button."""
     field = browser.find_element(By.CSS_SELECTOR, ".pgclone-confirm input[type=text]")
     field.send_keys(NAME)
@@ -109,7 +74,7 @@ def confirm(browser: WebDriver) -> None:
 
 
 def test_staff_dump_restore_and_undo_in_the_browser_and_stay_logged_in(
-    environment: dict[str, str], browser: WebDriver
+    environment: dict[str, str], browser: Any
 ) -> None:
     shop = Shop(environment["DATABASE_URL"])
     site = Site(environment)

@@ -1,0 +1,86 @@
+"""Pictures of every page of the admin, light, dark and narrow: ``scripts/screenshots``."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from selenium.webdriver.common.by import By
+
+from example_project.serve import LOGIN, Site
+from tests.support.shop import BROWSER, DRIVER, chromium, manage, shop_environment
+
+LOOKS = {"light": (1280, "light"), "dark": (1280, "dark"), "narrow": (400, "light")}
+
+LINKS = "#result_list tbody a"
+
+
+def main(folder: Path) -> int:
+    if not (BROWSER and DRIVER):
+        print("error: chromium and chromedriver are needed", file=sys.stderr)
+        print("hint: on Debian: apt-get install chromium chromium-driver", file=sys.stderr)
+        return 1
+    folder.mkdir(exist_ok=True)
+    with shop_environment(rows=5_000) as environment, tempfile.TemporaryDirectory() as profile:
+        key = manage(environment, "pgclone", "dump")
+        manage(environment, "pgclone", "restore", key, "--reversible")
+        manage(environment, "pgclone", "restore", key, "--to", ":beside")
+        manage(environment, "pgclone", "restore", key, "--hold")
+        site = Site(environment)
+        with site.running(), chromium(Path(profile)) as browser:
+            browser.get(site.url)
+            browser.find_element(By.NAME, "username").send_keys(LOGIN)
+            browser.find_element(By.NAME, "password").send_keys(site.password)
+            browser.find_element(By.CSS_SELECTOR, "[type=submit]").click()
+            for name, url in pages(browser, f"{site.url}pgclone_admin/"):
+                for look, (width, scheme) in LOOKS.items():
+                    path = folder / f"{name}-{look}.png"
+                    take(browser, url, path, width=width, scheme=scheme)
+                    print(path)
+    return 0
+
+
+def pages(browser: Any, app: str) -> Iterator[tuple[str, str]]:
+    """Names and addresses; of each list the page of its first entry, and what leads on from it."""
+    yield "index", app
+    for model in ("dump", "restorerun", "localdatabase", "configuration"):
+        yield f"{model}s", f"{app}{model}/"
+        browser.get(f"{app}{model}/")
+        tools = [
+            a.get_attribute("href")
+            for a in browser.find_elements(By.CSS_SELECTOR, ".object-tools a")
+        ]
+        for address in filter(None, tools):
+            yield f"{model}s-{address.rstrip('/').rpartition('/')[2]}", address
+        browser.get(f"{app}{model}/")
+        if not (entries := browser.find_elements(By.CSS_SELECTOR, LINKS)):
+            continue
+        entry = str(entries[0].get_attribute("href"))
+        yield model, entry
+        browser.get(entry)
+        actions = [
+            a.get_attribute("href")
+            for a in browser.find_elements(By.CSS_SELECTOR, ".pgclone-actions a")
+        ]
+        for address in filter(None, actions):
+            last = address.partition("?")[0].rstrip("/").rpartition("/")[2]
+            yield f"{model}-{last}", address
+
+
+def take(browser: Any, url: str, path: Path, *, width: int, scheme: str) -> None:
+    """A picture of the whole page."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get(url)
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    height = browser.execute_script("return document.documentElement.scrollHeight")
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**size, "height": height})
+    browser.save_screenshot(str(path))
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
