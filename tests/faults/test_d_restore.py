@@ -316,7 +316,7 @@ def kill_a_pg_restore(killed):
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 # Not the one that has just loaded the data: that one names no file.
-                if child.name() == "pg_restore" and child.cmdline()[-1].startswith("/"):
+                if child.name() == "pg_restore" and "".join(child.cmdline()[-1:]).startswith("/"):
                     child.kill()
                     killed.append(child.pid)
 
