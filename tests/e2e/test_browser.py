@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 
 from example_project.demo import Shop
@@ -27,6 +28,10 @@ PATIENCE = 60.0
 NAME = "shop"
 
 
+APPEARS_WITHIN = 10.0
+"""Seconds for a page."""
+
+
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
     with shop_environment(rows=20_000) as environment:
@@ -40,9 +45,18 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
 
 def press(browser: Any, text: str) -> None:
-    """Follows the link, or presses the button, that says so."""
+    """Follows the link, or presses the button, that says so, as soon as it is there: a page that
+    has watched a run is loaded anew at its end."""
     path = f"//*[self::a or self::button][normalize-space()='{text}'] | //input[@value='{text}']"
-    browser.find_element(By.XPATH, path).click()
+    end = time.monotonic() + APPEARS_WITHIN
+    while True:
+        try:
+            browser.find_element(By.XPATH, path).click()
+            return
+        except WebDriverException:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.05)
 
 
 def state(browser: Any) -> str:
@@ -56,7 +70,7 @@ def wait_for_success(browser: Any) -> set[str]:
     while time.monotonic() < end:
         try:
             said = state(browser)
-        except Exception:  # noqa: BLE001 - the page was being drawn anew
+        except WebDriverException:  # the page was being drawn anew
             continue
         seen.add(said)
         if "succeeded" in said:
