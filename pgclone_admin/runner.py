@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -191,6 +192,9 @@ def recorded(
 def _begun(make: Callable[[], Run]) -> Run | None:
     """The row of a run that begins now; ``None`` when there can be none."""
     alias = router.db_for_write(Dump)
+    if "PGHOSTADDR" in os.environ:
+        # It wins over the HOST of the settings: Django's own connection would go to that server.
+        return None
     try:
         run = make()
         for name, value in {"status": Status.RUNNING, **_beginning(run)}.items():

@@ -317,7 +317,9 @@ def _copy_migrations(there: Any, here: Any, table: TableName, apps: Sequence[str
         [list(apps)],
     )
     applied = there.fetchall()
-    here.execute(sql.SQL("DELETE FROM {} WHERE app = ANY(%s)").format(name), [list(apps)])
+    # An app that the live database does not know keeps the tables and migrations it came with.
+    known = sorted({row[0] for row in applied})
+    here.execute(sql.SQL("DELETE FROM {} WHERE app = ANY(%s)").format(name), [known])
     for row in applied:
         here.execute(
             sql.SQL("INSERT INTO {} (app, name, applied) VALUES (%s, %s, %s)").format(name), row

@@ -45,7 +45,7 @@ def test_a_dump_is_spooled_with_a_note_and_restored(project: Project) -> None:
     dumped = project.pgclone("dump").ok()
     key = dumped.lines[0]
     project.run('DELETE FROM "MyTable"')
-    project.pgclone("restore", key).ok()
+    project.pgclone("restore", key, "--pre-swap-hook").ok()
 
     assert "WholeFiles takes whole files only" in dumped.stderr
     assert f"a temporary file in {tempfile.gettempdir()} first" in dumped.stderr
