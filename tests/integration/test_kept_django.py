@@ -283,7 +283,7 @@ def test_a_dump_that_does_not_know_a_kept_app_yet_gets_its_tables(make_django_si
     project.pgclone("restore", key, *hooks).ok()
 
     assert rows(project) == before
-    # Content types and permissions are data, which migrate brings; and the run has a row of its own.
+    # Content types and permissions are data, which migrate brings; the run has a row of its own.
     unlike = ["rows", "sequences"]
     assert contents(project).without(*unlike) == whole.without(*unlike)
     project.manage("migrate", "--check").ok()
