@@ -11,7 +11,10 @@
     │   ├── UnknownModel
     │   ├── UnknownHook
     │   ├── DumpNotFound
-    │   └── AmbiguousKey
+    │   ├── AmbiguousKey
+    │   ├── InvalidScript
+    │   ├── TransactionControl
+    │   └── BadPlaceholder
     ├── NotAllowed                a setting forbids it here
     ├── PreflightError            it cannot work, seen before anything was touched
     │   ├── ProgramMissing
@@ -106,6 +109,24 @@ class AmbiguousKey(UsageError):
     """the key can be read in more than one way"""
 
     code = "ambiguous_key"
+
+
+class InvalidScript(UsageError):
+    """the SQL cannot be read"""
+
+    code = "invalid_script"
+
+
+class TransactionControl(UsageError):
+    """a hook may not begin or end a transaction"""
+
+    code = "transaction_control"
+
+
+class BadPlaceholder(UsageError):
+    """a placeholder cannot be replaced"""
+
+    code = "bad_placeholder"
 
 
 class NotAllowed(PgcloneError):

@@ -12,6 +12,7 @@ from pgclone_admin.core.errors import KilledBySignal, PgcloneError
 
 CODES = {
     "AmbiguousKey": "ambiguous_key",
+    "BadPlaceholder": "bad_placeholder",
     "Cancelled": "cancelled",
     "ConfigurationError": "configuration",
     "Conflict": "conflict",
@@ -21,6 +22,7 @@ CODES = {
     "IntegrityError": "integrity_error",
     "Interrupted": "interrupted",
     "InvalidName": "invalid_name",
+    "InvalidScript": "invalid_script",
     "KilledBySignal": "killed_by_signal",
     "LockTimeout": "lock_timeout",
     "NotAllowed": "not_allowed",
@@ -35,6 +37,7 @@ CODES = {
     "StorageError": "storage_error",
     "TimedOut": "timed_out",
     "TooBusy": "too_busy",
+    "TransactionControl": "transaction_control",
     "UnknownConfiguration": "unknown_configuration",
     "UnknownDatabase": "unknown_database",
     "UnknownFormat": "unknown_format",
