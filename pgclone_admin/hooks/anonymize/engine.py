@@ -1,0 +1,167 @@
+"""Takes what is personal out of a restored database, before anybody uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg2
+from psycopg2 import errorcodes
+
+from ...core.connection import Connection, one_row
+from ...core.errors import HookFailed, PermissionMissing
+from ...core.names import TableName
+from . import catalog, mapping, statements
+from .evidence import write
+from .mapping import TableChange
+
+_STATISTICS = (
+    TableName("pg_catalog", "pg_statistic"),
+    TableName("pg_catalog", "pg_statistic_ext_data"),
+)
+"""What the planner has learned from rows holds some of their values."""
+
+_SESSION = {"row_security": "off", "TimeZone": "UTC", "DateStyle": "ISO, YMD"}
+"""No policy hides a row without an error, and a primary key has one spelling."""
+
+_DATA_EXCEPTION = "22"
+"""Class of errors whose messages quote values."""
+
+
+@dataclass(frozen=True)
+class Anonymization:
+    """What is changed of which tables."""
+
+    models: tuple[TableChange, ...]
+    seed: str = field(default="", repr=False)
+
+    @classmethod
+    def parse(cls, mapping_: Mapping[str, Any], *, seed: str = "") -> Anonymization:
+        """Reads a map; :class:`UnknownModel` or :class:`ConfigurationError` before anything runs.
+
+        ``seed`` decides which made-up values a row gets, and is the key of the rule "hash".
+        """
+        return cls(mapping.read(mapping_, seed=seed), seed)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What is changed, such as "auth.User.email", sorted; without fields that are kept."""
+        return tuple(
+            sorted(f"{table.label}.{each.name}" for table in self.models for each in table.changed)
+        )
+
+    @property
+    def digest(self) -> str:
+        """The same for maps that say the same. It tells nothing of the seed or a password."""
+        return mapping.digest(self.models)
+
+    def run(
+        self,
+        connection: Connection,
+        *,
+        note: Callable[[str], None],
+        check: Callable[[], None],
+    ) -> dict[str, int]:
+        """Changes every row, and leaves the evidence; the number of rows of each model.
+
+        Works in the transaction of ``connection``, which the caller commits or rolls back. All
+        that can be refused is refused before a row is changed. ``check`` is called before each
+        table and may raise. Until :meth:`finish` has run, raw rows remain in the files.
+        """
+        if connection.autocommit:
+            raise ValueError("an anonymization needs a transaction")
+        counts: dict[str, int] = {}
+        with connection.cursor() as cursor, _session(cursor):
+            changed = [table for table in self.models if table.changed]
+            relations = [catalog.find(cursor, table) for table in changed]
+            for table, relation in zip(changed, relations, strict=True):
+                check()
+                with _told(table.label):
+                    # Events of earlier hooks would forbid to alter the table.
+                    cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                    with catalog.undisturbed(cursor, relation):
+                        cursor.execute(statements.update(table, relation, seed=self.seed))
+                        counts[table.label] = cursor.rowcount
+                names = ", ".join(each.name for each in table.changed)
+                note(f"{table.label}: {counts[table.label]:,} rows, {names}")
+            for view in catalog.materialized_views(cursor):
+                check()
+                with _told(str(view)):
+                    cursor.execute(f"REFRESH MATERIALIZED VIEW {view.quoted}")
+                note(f"{view}: refreshed")
+            with _told("the evidence"):
+                cursor.execute("SET CONSTRAINTS ALL DEFERRED")
+                write(cursor, digest=self.digest, fields=self.fields)
+        return counts
+
+    def finish(self, connection: Connection) -> None:
+        """Removes what is left of the raw rows; to be run after the commit, in autocommit.
+
+        That is dead rows in tables, their TOAST tables and indexes, and statistics of columns.
+        :class:`PermissionMissing` where the role may not: it has to own the tables and, for the
+        statistics, the database.
+        """
+        if not connection.autocommit:
+            raise ValueError("what is left of raw rows is removed outside of transactions")
+        with connection.cursor() as cursor:
+            relations = [catalog.find(cursor, table) for table in self.models if table.changed]
+            for relation in relations:
+                for leaf in relation.leaves:
+                    _rewrite(cursor, leaf)
+            # Of a parent, the statistics over all of its parts, once these are clean.
+            parents = [relation.name for relation in relations if relation.has_parts]
+            for name in [*parents, *catalog.materialized_views(cursor)]:
+                with _told(str(name)):
+                    cursor.execute(f"ANALYZE {name.quoted}")
+            for name in _STATISTICS:
+                _rewrite(cursor, name)
+
+
+def _rewrite(cursor: Any, name: TableName) -> None:
+    """Writes a table anew. VACUUM only warns where it is not allowed, so its work is looked at."""
+    before = _file(cursor, name)
+    with _told(str(name)):
+        cursor.execute(f"VACUUM (FULL, ANALYZE) {name.quoted}")
+    if _file(cursor, name) == before:
+        raise PermissionMissing(
+            f"raw rows could not be removed from {name}: the role may not vacuum it",
+            hint="The role has to own the table, or the database where it is one of the catalog.",
+        )
+
+
+def _file(cursor: Any, name: TableName) -> int:
+    cursor.execute("SELECT pg_relation_filenode(%s::regclass)", [name.quoted])
+    return int(one_row(cursor)[0])
+
+
+@contextmanager
+def _session(cursor: Any) -> Iterator[None]:
+    """Settings for the transaction, and back; a rollback brings them back after an error."""
+    before = {}
+    for name, value in _SESSION.items():
+        cursor.execute("SELECT current_setting(%s), set_config(%s, %s, true)", [name, name, value])
+        before[name] = one_row(cursor)[0]
+    yield
+    for name, value in before.items():
+        cursor.execute("SELECT set_config(%s, %s, true)", [name, value])
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Errors of the server, without the values of rows that they quote.
+
+    Neither the detail of an error nor the error itself goes on: both would show them.
+    """
+    try:
+        yield
+    except psycopg2.Error as error:
+        code = error.pgcode or ""
+        reason = error.diag.message_primary or type(error).__name__
+        if code.startswith(_DATA_EXCEPTION):
+            reason = errorcodes.lookup(code).lower().replace("_", " ")
+        raise HookFailed(
+            f"{what} could not be anonymized: {reason}",
+            hint="Nothing of it is committed. A rule makes a value that the table does not take.",
+        ) from None

@@ -1,0 +1,184 @@
+"""Rules as SQL: one UPDATE for a table, whose expressions see the old row.
+
+Made-up values hang on a digest of seed, table and primary key, computed once for a row. Each field
+takes its bits from another place of it. Only functions that every server has are used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from psycopg2 import sql
+
+from . import fakes
+from .catalog import Relation
+from .mapping import FieldChange, TableChange
+from .rules import HEX_DIGITS
+
+DIGEST_DIGITS = 64
+
+_RANDOM = "replace(gen_random_uuid()::text, '-', '')"
+
+
+def update(change: TableChange, relation: Relation, *, seed: str) -> sql.Composed:
+    """The statement that changes all rows of the table."""
+    made_up: list[FieldChange] = []
+    others: list[FieldChange] = []
+    for each in change.changed:
+        (made_up if each.rule.kind in _MADE_UP else others).append(each)
+    parts = [
+        sql.SQL("{} = {}").format(sql.Identifier(each.column), _typed(each, relation, seed))
+        for each in others
+    ]
+    if made_up:
+        parts.append(_from_digest(change, made_up, relation, seed))
+    return sql.SQL("UPDATE {} SET {}").format(relation.identifier, sql.SQL(", ").join(parts))
+
+
+def _from_digest(
+    change: TableChange, made_up: Sequence[FieldChange], relation: Relation, seed: str
+) -> sql.Composed:
+    """``(a, b) = (SELECT ...)``: computes the digest of a row once for all of its fields.
+
+    It runs for each row because the digest names the key. What is the same without the row, such
+    as an expression with random(), may not stand in it: it would be computed once for all rows.
+    """
+    key = sql.SQL(", ").join(relation.column(name) for name in change.key)
+    secret = hashlib.sha256(f"{seed}\0{change.label}".encode()).hexdigest()
+    return sql.SQL(
+        "({columns}) = (SELECT {values} FROM (SELECT encode(sha256(convert_to({secret}"
+        " || {key}, 'UTF8')), 'hex') AS pgclone_digest OFFSET 0) AS pgclone_row)"
+    ).format(
+        columns=sql.SQL(", ").join(sql.Identifier(each.column) for each in made_up),
+        values=sql.SQL(", ").join(_typed(each, relation, seed) for each in made_up),
+        secret=sql.Literal(secret),
+        key=sql.SQL("{}::text" if len(change.key) == 1 else "ROW({})::text").format(key),
+    )
+
+
+def _typed(change: FieldChange, relation: Relation, seed: str) -> sql.Composed:
+    """The new value, of the type of the column, but without its length: nothing is cut silently."""
+    value = _value(change, relation, seed)
+    return sql.SQL("CAST({} AS {})").format(value, sql.SQL(relation.types[change.column]))
+
+
+def _value(change: FieldChange, relation: Relation, seed: str) -> sql.Composable:
+    rule = change.rule
+    old = relation.column(change.column)
+    if rule.kind == "null":
+        return sql.SQL("NULL")
+    if rule.kind == "constant":
+        return sql.Literal(change.constant)
+    if rule.kind == "sql":
+        # On lines of its own: the expression may end in a comment.
+        return sql.SQL(f"(\n{rule.value}\n)")
+    if rule.kind == "password":
+        return _unusable() if rule.value is None else _known(rule.value, old)
+    if rule.kind == "hash":
+        key = hashlib.sha256(f"{seed}\0hash".encode()).hexdigest()
+        made: sql.Composable = sql.SQL(
+            "encode(sha256(convert_to({} || {}::text, 'UTF8')), 'hex')"
+        ).format(sql.Literal(key), old)
+    else:
+        made = _MADE_UP[rule.kind](change, old)
+    if change.max_length is not None:
+        made = sql.SQL("left({}, {})").format(made, sql.Literal(change.max_length))
+    # What was not given stays so: who has no phone gets none.
+    return sql.SQL("CASE WHEN {old}::text <> '' THEN {made} ELSE {old}::text END").format(
+        old=old, made=made
+    )
+
+
+# -- passwords ------------------------------------------------------------------------------------
+
+
+def _unusable() -> sql.Composable:
+    """As Django marks it: an exclamation mark and 40 random characters."""
+    return sql.SQL(f"'!' || {_RANDOM} || left({_RANDOM}, 8)")
+
+
+def _known(password: str, old: sql.Composable) -> sql.Composable:
+    """PBKDF2 of one iteration, with a salt for each row: HMAC-SHA256 of salt and block number.
+
+    One iteration can be computed for a million rows. It protects nothing, but neither do more of
+    them protect a password that stands in the settings. Django counts the iterations by what the
+    hash says, and makes a new one when somebody logs in. The salt names the row: a query that does
+    not is run once for all rows.
+    """
+    key = password.encode()
+    if len(key) > hashlib.sha256().block_size:
+        key = hashlib.sha256(key).digest()
+    key = key.ljust(hashlib.sha256().block_size, b"\0")
+    inner, outer = (sql.Literal(bytes(byte ^ pad for byte in key).hex()) for pad in (0x36, 0x5C))
+    return sql.SQL(
+        "(SELECT 'pbkdf2_sha256$1$' || salt || '$' || encode(sha256(decode({outer}, 'hex') ||"
+        " sha256(decode({inner}, 'hex') || convert_to(salt, 'UTF8') || decode('00000001', 'hex'))),"
+        " 'base64') FROM (SELECT md5({random} || {old}::text) AS salt OFFSET 0) AS pgclone_salt)"
+    ).format(inner=inner, outer=outer, random=sql.SQL(_RANDOM), old=old)
+
+
+# -- made-up values -------------------------------------------------------------------------------
+
+
+def _bits(change: FieldChange, digits: int, *, salt: str = "") -> sql.Composable:
+    """Hexadecimal digits of the row's digest, from a place that hangs on the field."""
+    spread = hashlib.sha256(f"{change.name}\0{salt}".encode()).digest()[0]
+    place = 1 + spread % (DIGEST_DIGITS - digits + 1)
+    return sql.SQL("substr(pgclone_digest, {}, {})").format(sql.Literal(place), sql.Literal(digits))
+
+
+def _pick(change: FieldChange, values: Sequence[str], *, salt: str = "") -> sql.Composable:
+    return sql.SQL("(({})::text[])[1 + ('x' || {})::bit(24)::integer % {}]").format(
+        sql.Literal(list(values)), _bits(change, 6, salt=salt), sql.Literal(len(values))
+    )
+
+
+def _first_name(change: FieldChange, _old: sql.Composable) -> sql.Composable:
+    return _pick(change, fakes.FIRST_NAMES)
+
+
+def _last_name(change: FieldChange, _old: sql.Composable) -> sql.Composable:
+    return _pick(change, fakes.LAST_NAMES)
+
+
+def _name(change: FieldChange, _old: sql.Composable) -> sql.Composable:
+    first = _pick(change, fakes.FIRST_NAMES, salt="first")
+    return sql.SQL("{} || ' ' || {}").format(first, _pick(change, fakes.LAST_NAMES, salt="last"))
+
+
+def _email(change: FieldChange, _old: sql.Composable) -> sql.Composable:
+    return sql.SQL("{} || {}").format(_bits(change, HEX_DIGITS), sql.Literal(f"@{fakes.DOMAIN}"))
+
+
+def _username(change: FieldChange, _old: sql.Composable) -> sql.Composable:
+    digits = _bits(change, HEX_DIGITS)
+    prefix = "user-"
+    if change.max_length is not None and change.max_length < len(prefix) + HEX_DIGITS:
+        return digits
+    return sql.SQL("{} || {}").format(sql.Literal(prefix), digits)
+
+
+def _phone(change: FieldChange, _old: sql.Composable) -> sql.Composable:
+    last = sql.SQL("lpad((('x' || {})::bit(24)::integer % 100)::text, 2, '0')").format(
+        _bits(change, 6, salt="number")
+    )
+    return sql.SQL("'+1' || {} || '55501' || {}").format(_pick(change, fakes.AREA_CODES), last)
+
+
+def _text(change: FieldChange, old: sql.Composable) -> sql.Composable:
+    length = len(fakes.TEXTS[0])
+    return sql.SQL(
+        "left(repeat({text}, 1 + length({old}::text) / {of}), length({old}::text))"
+    ).format(text=_pick(change, fakes.TEXTS), old=old, of=sql.Literal(length))
+
+
+_MADE_UP = {
+    "email": _email,
+    "first_name": _first_name,
+    "last_name": _last_name,
+    "name": _name,
+    "phone": _phone,
+    "text": _text,
+    "username": _username,
+}
