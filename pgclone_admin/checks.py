@@ -17,10 +17,11 @@ from .core.errors import PgcloneError
 from .core.programs import choose_program
 from .core.server import Server
 from .databases import maintenance_params
-from .hooks import load_hooks
+from .hooks import Stage, load_hooks
 from .models import Dump, RestoreRun
 from .options import Arguments, configuration_names, resolve
 from .routing import SharedDatabases, connects_again
+from .services.anonymity import require_anonymizing
 from .settings import VERSION_1_HOOK_SETTINGS, Settings, cluster_settings, settings
 from .store import DumpStore
 
@@ -329,7 +330,13 @@ def _message(error: PgcloneError, identifier: str) -> CheckMessage:
 
 def _load(config: str | None, verb: str) -> None:
     options = resolve(Arguments(config=config), verb=verb)
-    load_hooks(options.pre_dump_hooks if verb == "dump" else options.pre_swap_hooks)
+    if verb == "dump":
+        load_hooks(options.pre_dump_hooks, stage=Stage.PRE_DUMP, params=options.hook_params)
+        return
+    hooks = load_hooks(options.pre_swap_hooks, params=options.hook_params)
+    load_hooks(options.post_swap_hooks, stage=Stage.POST_SWAP, params=options.hook_params)
+    if options.require_anonymized:
+        require_anonymizing(hooks)
 
 
 def _collect(messages: list[CheckMessage], look: Any, identifier: str) -> None:

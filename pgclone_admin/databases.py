@@ -78,6 +78,12 @@ def standby_candidates(alias: str) -> list[ConnectionParams]:
     return list(candidates.values())
 
 
+def site_params(alias: str) -> ConnectionParams:
+    """The database behind ``alias`` with the role of the site, as Django connects to it."""
+    configured = settings_of(alias)
+    return _merged(configured, configured.get("OPTIONS") or {}, dbname=live_name(alias))
+
+
 def _params(configured: Mapping[str, Any], alias: str) -> ConnectionParams:
     own: Any = settings.connections.get(alias, {})
     if not isinstance(own, Mapping) or (unknown := set(own) - OVERRIDABLE):
@@ -87,9 +93,14 @@ def _params(configured: Mapping[str, Any], alias: str) -> ConnectionParams:
             hint=f"It is a mapping with some of {', '.join(sorted(OVERRIDABLE))}.",
         )
     options = {**(configured.get("OPTIONS") or {}), **(own.get("OPTIONS") or {})}
-    merged = {**configured, **own}
+    return _merged({**configured, **own}, options, dbname=settings.conn_db)
+
+
+def _merged(
+    merged: Mapping[str, Any], options: Mapping[str, Any], *, dbname: str
+) -> ConnectionParams:
     return ConnectionParams(
-        dbname=settings.conn_db,
+        dbname=dbname,
         host=str(merged.get("HOST") or ""),
         port=str(merged.get("PORT") or ""),
         user=str(merged.get("USER") or ""),

@@ -286,6 +286,20 @@ class Configuration(models.Model):
     )
     pre_dump_hooks = models.JSONField(null=True, blank=True)
     pre_swap_hooks = models.JSONField(null=True, blank=True)
+    post_swap_hooks = models.JSONField(null=True, blank=True)
+    hook_params = models.JSONField(
+        _("hook parameters"),
+        null=True,
+        blank=True,
+        help_text=_("Values of the parameters that hooks declare."),
+    )
+    require_anonymized = models.BooleanField(
+        default=False,
+        help_text=_(
+            "Refuses a restore without a hook that anonymizes, and a dump of a database that was "
+            "not anonymized."
+        ),
+    )
     reversible = models.BooleanField(null=True, blank=True)
 
     class Meta:
@@ -300,7 +314,10 @@ class Configuration(models.Model):
         return {
             name: value
             for name, value in values.items()
-            if name not in {"id", "name"} and value not in ("", None)
+            if name not in {"id", "name"}
+            and value not in ("", None)
+            # What is not required is left to the settings, which may require it.
+            and not (name == "require_anonymized" and value is False)
         }
 
     def clean(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,18 +10,24 @@ from django.apps import apps
 from django.db import DatabaseError
 
 from .core.errors import ConfigurationError, UnknownConfiguration
-from .settings import as_list, settings
+from .hooks.spec import by_name
+from .settings import HookSpec, as_hooks, as_list, settings
 
 NO_CONFIGURATION = "none"
 """What stands in a dump key when no configuration tells how the dump was made."""
+
+HOOK_LISTS = ("pre_dump_hooks", "pre_swap_hooks", "post_swap_hooks")
 
 CONFIGURATION_KEYS = {
     "database": str,
     "dump_key": str,
     "exclude": list,
+    "hook_params": Mapping,
     "instance": str,
+    "post_swap_hooks": list,
     "pre_dump_hooks": list,
     "pre_swap_hooks": list,
+    "require_anonymized": bool,
     "reversible": bool,
     "storage_location": str,
 }
@@ -39,14 +45,20 @@ class Arguments:
     storage_location: str | None = None
     dump_key: str | None = None
     exclude: list[str] | None = None
-    pre_dump_hooks: list[str] | None = None
-    pre_swap_hooks: list[str] | None = None
+    pre_dump_hooks: list[HookSpec] | None = None
+    pre_swap_hooks: list[HookSpec] | None = None
+    post_swap_hooks: list[HookSpec] | None = None
+    hook_params: Mapping[str, Any] | None = None
+    """By name; those that are not named here are looked for further down."""
     reversible: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What applies. ``config`` is the label for the dump key."""
+    """What applies. ``config`` is the label for the dump key.
+
+    ``given_params`` are the names in ``hook_params`` that the caller has given.
+    """
 
     config: str
     database: str
@@ -54,8 +66,12 @@ class Options:
     storage_location: str
     dump_key: str | None
     exclude: list[str]
-    pre_dump_hooks: list[str]
-    pre_swap_hooks: list[str]
+    pre_dump_hooks: list[HookSpec]
+    pre_swap_hooks: list[HookSpec]
+    post_swap_hooks: list[HookSpec]
+    hook_params: Mapping[str, Any]
+    given_params: tuple[str, ...] = ()
+    require_anonymized: bool = False
     reversible: bool
 
 
@@ -68,16 +84,59 @@ def resolve(arguments: Arguments, *, verb: str) -> Options:
     name, configuration = _configuration(arguments.config, verb)
 
     def pick(option: str) -> Any:
-        given = getattr(arguments, option)
+        given = getattr(arguments, option, None)
         if given is None:
             given = configuration.get(option)
         return getattr(settings, option, None) if given is None else given
 
-    changed = (arguments.exclude, arguments.pre_dump_hooks, arguments.pre_swap_hooks)
+    changed = (
+        arguments.exclude,
+        arguments.pre_dump_hooks,
+        arguments.pre_swap_hooks,
+        arguments.hook_params or None,
+    )
+    picked = {option: pick(option) for option in CONFIGURATION_KEYS}
+    # Some of the hooks may be named, as in the admin, which only knows what is declared.
+    picked |= {option: _meant(option, picked[option]) for option in HOOK_LISTS}
+    given_params = arguments.hook_params or {}
+    picked["hook_params"] = {
+        **settings.hook_params,
+        **configuration.get("hook_params", {}),
+        **given_params,
+    }
+    # Nobody is asked, and a configuration cannot allow what the settings of the site do not.
+    picked["require_anonymized"] = settings.require_anonymized or picked["require_anonymized"]
     return Options(
         config=NO_CONFIGURATION if any(value is not None for value in changed) else name,
-        **{option: pick(option) for option in CONFIGURATION_KEYS},
+        given_params=tuple(given_params),
+        **picked,
     )
+
+
+def _meant(option: str, hooks: list[HookSpec]) -> list[HookSpec]:
+    if not any(isinstance(hook, str) for hook in hooks):
+        return hooks
+    declared = by_name(hook_lists(option, stored=False))
+    return [declared.get(hook, hook) if isinstance(hook, str) else hook for hook in hooks]
+
+
+def hook_lists(option: str, *, stored: bool) -> Iterator[list[HookSpec]]:
+    """Every list of hooks that the settings have under ``option``; with ``stored`` those of the
+    configurations in the database, too, which name only what the settings declare."""
+    yield getattr(settings, option)
+    for _name, configuration in configurations_of_settings():
+        yield configuration.get(option, [])
+    if stored:
+        model = apps.get_model("pgclone_admin", "Configuration")
+        for hooks in model.objects.values_list(option, flat=True):
+            yield hooks or []
+
+
+def configurations_of_settings() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Name and options of each configuration in the settings, also of those of 1.x."""
+    for configurations in (settings.configs, settings.dump_configs, settings.restore_configs):
+        for name, configuration in configurations.items():
+            yield str(name), checked(str(name), configuration)
 
 
 def configuration_names() -> list[str]:
@@ -95,7 +154,18 @@ def stored_configuration(name: str) -> list[Mapping[str, Any]]:
         stored = apps.get_model("pgclone_admin", "Configuration").objects.filter(name=name).first()
     except DatabaseError:
         return []
-    return [] if stored is None else [stored.as_options()]
+    if stored is None:
+        return []
+    options: Mapping[str, Any] = stored.as_options()
+    for option in HOOK_LISTS:
+        declared = by_name(hook_lists(option, stored=False))
+        if others := [hook for hook in options.get(option, []) if hook not in declared]:
+            raise ConfigurationError(
+                f'the configuration "{name}" names hooks that the settings do not declare any '
+                f"more: {', '.join(map(str, others))}",
+                hint=f"Name them in PGCLONE_{option.upper()}, or edit the configuration.",
+            )
+    return [options]
 
 
 def _configuration(name: str | None, verb: str) -> tuple[str, Mapping[str, Any]]:
@@ -146,6 +216,10 @@ def checked(name: str, configuration: Any) -> Mapping[str, Any]:
         if value is None:
             continue
         if kind is not list and not isinstance(value, kind):
-            raise ConfigurationError(f"{where} has to be of type {kind.__name__}")
-        options[option] = as_list(value, where) if kind is list else value
+            expected = "a mapping" if kind is Mapping else f"of type {kind.__name__}"
+            raise ConfigurationError(f"{where} has to be {expected}")
+        if option in HOOK_LISTS:
+            options[option] = as_hooks(value, where)
+        else:
+            options[option] = as_list(value, where) if kind is list else value
     return options

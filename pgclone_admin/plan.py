@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,8 +28,8 @@ from .core.progress import SilentReporter
 from .core.restore import local_source
 from .core.server import Server
 from .core.streams import ArchiveReader, StoredReader
-from .hooks import CommandHook
-from .hooks.command import MIGRATE
+from .hooks import AnyHook, Stage
+from .hooks.command import CommandHook
 from .store import DumpStore
 
 
@@ -40,6 +40,19 @@ class Obstacle:
     code: str
     message: str
     hint: str | None
+
+
+@dataclass
+class PlannedHook:
+    """A hook that will run."""
+
+    name: str
+    kind: str
+    """``command``, ``sql``, ``python`` or ``anonymize``."""
+    source: str
+    """A command line, a file, or the beginning of the code."""
+    stage: str
+    """``pre_swap`` on the restored database, ``post_swap`` on the live one after the swap."""
 
 
 @dataclass
@@ -88,7 +101,9 @@ class Plan:
     """Tables that stay those of the live database, with their rows."""
     held: bool = False
     """Whether it stops before the swap."""
-    hooks: list[str] = field(default_factory=list)
+    hooks: list[PlannedHook] = field(default_factory=list)
+    """In their order."""
+    runs_migrations: bool = False
     migrations: list[str] | None = None
     """Migrations that the hook ``migrate`` would run."""
     unknown_migrations: list[str] = field(default_factory=list)
@@ -132,7 +147,7 @@ def make_plan(
     key: DumpKey | LocalKey,
     store: DumpStore,
     server: Server,
-    hooks: list[CommandHook],
+    hooks: Mapping[Stage, Sequence[AnyHook]],
 ) -> Plan:
     """Looks at everything that a restore needs, changes nothing that lasts.
 
@@ -147,7 +162,15 @@ def make_plan(
         server=f"{server.params.where}, PostgreSQL {server.version}",
         replaces=live is not None and not names.beside,
         tablespace=model.tablespace,
-        hooks=[hook.name for hook in hooks],
+        hooks=[
+            PlannedHook(hook.labels.name, hook.kind, hook.labels.source, stage)
+            for stage, listed in hooks.items()
+            for hook in listed
+        ],
+        runs_migrations=any(
+            isinstance(hook, CommandHook) and hook.is_migrate
+            for hook in hooks.get(Stage.PRE_SWAP, ())
+        ),
     )
     target = TargetChecks(
         server,
@@ -281,7 +304,7 @@ def _compare_migrations(plan: Plan, manifest: Manifest) -> None:
         return
     applied = set(manifest.migrations)
     loader = MigrationLoader(None)
-    if MIGRATE in plan.hooks:
+    if plan.runs_migrations:
         plan.migrations = [
             f"{app}.{name}"
             for app, name in sorted(loader.graph.nodes)

@@ -138,6 +138,11 @@ class RunReporter:
         if self._also is not None:
             self._also.check()
 
+    def is_to_end(self) -> bool:
+        return self.reason_to_end() is not None or (
+            self._also is not None and self._also.is_to_end()
+        )
+
     def _add(self, level: RunEvent.Level, text: str) -> None:
         if level == RunEvent.Level.NOTE:
             self._notes += 1

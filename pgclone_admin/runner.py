@@ -16,7 +16,6 @@ from .core.errors import Cancelled, PgcloneError
 from .core.manifest import Manifest
 from .core.progress import Reporter
 from .core.server import refused
-from .core.target import RestoreResult
 from .databases import secrets
 from .identity import at_work, own_process, worker_name
 from .interrupts import interruptible
@@ -24,6 +23,7 @@ from .models import REPLACING, Dump, Kind, RestoreRun, Run, RunEvent, Status
 from .options import Arguments, Options, resolve
 from .recording import RunReporter, storable
 from .services import copies, dumps, restores
+from .services.restores import Restored
 
 logger = logging.getLogger(__name__)
 
@@ -77,22 +77,23 @@ def made_dump(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def described(result: RestoreResult) -> dict[str, Any]:
+def described(restored: Restored) -> dict[str, Any]:
     """What is known of a restore that was made."""
-    swap = result.swap
+    result, swap = restored.result, restored.result.swap
     return {
+        "key": str(restored.key),
         "database": result.database,
         "swap": None if swap is None else dataclasses.asdict(swap),
         "left_out": list(result.report.left_out),
         "skipped_grants": list(result.report.skipped_grants),
         "unchecked_foreign_keys": list(result.report.unchecked_foreign_keys),
         "tolerated": list(result.report.tolerated),
+        "hooks": [dataclasses.asdict(hook) for hook in restored.hooks],
     }
 
 
 def _restore(run: RestoreRun, reporter: Reporter) -> dict[str, Any]:
-    restored = restores.restore(_options(run), reporter, variant=_variant(run))
-    return {"key": str(restored.key), **described(restored.result)}
+    return described(restores.restore(_options(run), reporter, variant=_variant(run)))
 
 
 def _drill(run: RestoreRun, reporter: Reporter) -> dict[str, Any]:

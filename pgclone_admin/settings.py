@@ -27,6 +27,9 @@ VERSION_1_HOOK_SETTINGS = {
 """Names without the prefix, as the documentation of django-pgclone has them."""
 
 
+HookSpec = str | Mapping[str, Any]
+"""One entry of a list of hooks, as it is written down."""
+
 KEPT_BY_DEFAULT = ("pgclone_admin", "django_q", "sessions")
 
 MOST_DAYS = 36_500
@@ -95,14 +98,47 @@ class Settings:
         return bool(_get("REVERSIBLE", False, bool))
 
     @property
-    def pre_dump_hooks(self) -> list[str]:
+    def pre_dump_hooks(self) -> list[HookSpec]:
         """PGCLONE_PRE_DUMP_HOOKS: run on the live database before a dump; none by default."""
         return _hooks("PGCLONE_PRE_DUMP_HOOKS", [])
 
     @property
-    def pre_swap_hooks(self) -> list[str]:
+    def pre_swap_hooks(self) -> list[HookSpec]:
         """PGCLONE_PRE_SWAP_HOOKS: run on the temporary database, ``["migrate"]`` by default."""
         return _hooks("PGCLONE_PRE_SWAP_HOOKS", ["migrate"])
+
+    @property
+    def post_swap_hooks(self) -> list[HookSpec]:
+        """PGCLONE_POST_SWAP_HOOKS: run on the live database after a swap; none by default."""
+        return _hooks("PGCLONE_POST_SWAP_HOOKS", [])
+
+    @property
+    def hook_params(self) -> Mapping[str, Any]:
+        """PGCLONE_HOOK_PARAMS: values of the parameters that hooks declare."""
+        return _mapping("HOOK_PARAMS")
+
+    @property
+    def hook_timeout(self) -> float | None:
+        """PGCLONE_HOOK_TIMEOUT: seconds after which a hook has failed, unless it names its own;
+        without end by default."""
+        value = _get("HOOK_TIMEOUT", None, int, float)
+        if value is None:
+            return None
+        if isinstance(value, bool) or value <= 0:
+            raise ConfigurationError("PGCLONE_HOOK_TIMEOUT has to be a number of seconds above 0")
+        return float(value)
+
+    @property
+    def require_anonymized(self) -> bool:
+        """PGCLONE_REQUIRE_ANONYMIZED: whether every restore needs a hook that anonymizes, and every
+        dump an anonymized database; ``False`` by default."""
+        return bool(_get("REQUIRE_ANONYMIZED", False, bool))
+
+    @property
+    def keep_failed(self) -> bool:
+        """PGCLONE_KEEP_FAILED: whether the temporary database of a restore whose hook has failed is
+        kept for a look at it, ``True`` by default."""
+        return bool(_get("KEEP_FAILED", True, bool))
 
     @property
     def keep_apps(self) -> list[str]:
@@ -307,6 +343,18 @@ def as_list(value: Any, where: str) -> list[str]:
     raise ConfigurationError(f"{where} has to be a list of texts")
 
 
+def as_hooks(value: Any, where: str) -> list[HookSpec]:
+    """A list of hooks; one alone counts as a list of one, as in 1.x."""
+    if isinstance(value, str | Mapping):
+        return [value]
+    if isinstance(value, list | tuple) and all(isinstance(each, str | Mapping) for each in value):
+        return list(value)
+    raise ConfigurationError(
+        f"{where} has to be a list of hooks",
+        hint='As in ["migrate", {"file": "hooks/views.sql"}].',
+    )
+
+
 def _get(name: str, default: Any, *kinds: type) -> Any:
     value = getattr(django_settings, f"PGCLONE_{name}", None)
     if value is None:
@@ -331,9 +379,9 @@ def _milliseconds(name: str) -> int | None:
     return int(value)
 
 
-def _hooks(name: str, default: list[str]) -> list[str]:
-    for candidate in (name, VERSION_1_HOOK_SETTINGS[name]):
+def _hooks(name: str, default: list[HookSpec]) -> list[HookSpec]:
+    for candidate in (name, VERSION_1_HOOK_SETTINGS.get(name, name)):
         value = getattr(django_settings, candidate, None)
         if value is not None:
-            return as_list(value, candidate)
+            return as_hooks(value, candidate)
     return default

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -15,9 +16,11 @@ from django.utils.translation import gettext_lazy
 
 from ..core.errors import PgcloneError
 from ..core.names import LocalKey, check_relative_path
+from ..hooks.spec import name_of
 from ..models import Configuration
-from ..options import configuration_names
-from ..services.declared import configurations_of_settings, declared_hooks, declared_locations
+from ..options import HOOK_LISTS, configuration_names, configurations_of_settings
+from ..services.declared import declared_hooks, declared_locations, declared_parameters
+from ..settings import HookSpec
 from ..storage import open_backend
 from .formats import NOTHING, capitalized
 from .restore_form import aliases
@@ -56,6 +59,36 @@ class LinesField(forms.CharField):
         return bool(self.to_python(data) != initial)
 
 
+class PairsField(forms.CharField):
+    """Names and values, one pair on each line: ``name = value``."""
+
+    widget = forms.Textarea(attrs={"rows": 3, "cols": 60, "spellcheck": "false"})
+
+    def prepare_value(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return "\n".join(f"{name} = {given}" for name, given in value.items())
+        return value
+
+    def to_python(self, value: Any) -> Any:
+        if isinstance(value, dict) or value is None:
+            return value
+        pairs: dict[str, str] = {}
+        for line in filter(None, (line.strip() for line in str(value).splitlines())):
+            name, equals, given = (part.strip() for part in line.partition("="))
+            if not equals or not name:
+                raise ValidationError(
+                    _("“%(line)s” is no pair: name = value"), params={"line": line}
+                )
+            pairs[name] = given
+        return pairs or None
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return bool(self.to_python(data) != initial)
+        except ValidationError:
+            return True
+
+
 class ReversibleSelect(forms.NullBooleanSelect):
     def __init__(self) -> None:
         super().__init__()
@@ -71,6 +104,8 @@ class ConfigurationForm(ConfigurationForms):
     exclude = LinesField(label=gettext_lazy("Exclude"), required=False)
     pre_dump_hooks = LinesField(label=gettext_lazy("Pre-dump hooks"), required=False)
     pre_swap_hooks = LinesField(label=gettext_lazy("Pre-swap hooks"), required=False)
+    post_swap_hooks = LinesField(label=gettext_lazy("Post-swap hooks"), required=False)
+    hook_params = PairsField(label=gettext_lazy("Hook parameters"), required=False)
 
     may_choose_location = False
     """Whether the person may name a storage location that the settings do not."""
@@ -93,7 +128,11 @@ class ConfigurationForm(ConfigurationForms):
             "Models whose rows dumps leave out, one on each line: app_label.Model. "
             "Empty: as the settings say. “none”: no model."
         )
-        for option in ("pre_dump_hooks", "pre_swap_hooks"):
+        parameters = ", ".join(declared_parameters()) or NOTHING
+        self.fields["hook_params"].help_text = _(
+            "name = value, one on each line. Hooks declare: %(parameters)s."
+        ) % {"parameters": parameters}
+        for option in HOOK_LISTS:
             declared = ", ".join(declared_hooks(option, stored=False)) or NOTHING
             self.fields[option].help_text = _(
                 "Hooks in their order, one on each line. The settings declare: %(hooks)s. "
@@ -125,6 +164,21 @@ class ConfigurationForm(ConfigurationForms):
 
     def clean_pre_swap_hooks(self) -> list[str] | None:
         return self._hooks("pre_swap_hooks")
+
+    def clean_post_swap_hooks(self) -> list[str] | None:
+        return self._hooks("post_swap_hooks")
+
+    def clean_hook_params(self) -> dict[str, str] | None:
+        given: dict[str, str] | None = self.cleaned_data["hook_params"]
+        known = declared_parameters()
+        if others := [name for name in given or {} if name not in known]:
+            raise ValidationError(
+                _("No hook that the settings declare has a parameter %(names)s."),
+                params={"names": ", ".join(others)},
+            )
+        for name, value in (given or {}).items():
+            _try(partial(known[name].value_of, value))
+        return given
 
     def _hooks(self, option: str) -> list[str] | None:
         names: list[str] | None = self.cleaned_data[option]
@@ -189,7 +243,11 @@ class ConfigurationAdmin(ConfigurationBase):
     fieldsets = (
         (None, {"fields": ("name", "database", "instance", "storage_location")}),
         (gettext_lazy("Dumps"), {"fields": ("exclude", "pre_dump_hooks")}),
-        (gettext_lazy("Restores"), {"fields": ("dump_key", "pre_swap_hooks", "reversible")}),
+        (
+            gettext_lazy("Restores"),
+            {"fields": ("dump_key", "pre_swap_hooks", "post_swap_hooks", "reversible")},
+        ),
+        (gettext_lazy("Hooks"), {"fields": ("hook_params", "require_anonymized")}),
     )
 
     class Media:
@@ -238,14 +296,16 @@ class ConfigurationAdmin(ConfigurationBase):
         return response
 
 
-def listed(names: Sequence[str] | None) -> str:
+def listed(entries: Sequence[HookSpec] | None) -> str:
     """A list as one text; nothing where the settings decide."""
-    if names is None:
+    if entries is None:
         return NOTHING
-    return ", ".join(names) or NONE
+    return ", ".join(name_of(entry) for entry in entries) or NONE
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return _("yes") if value else _("no")
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} = {given}" for name, given in value.items()) or NONE
     return listed(value) if isinstance(value, list) else str(value)

@@ -79,10 +79,19 @@ def contents_of(dump: Dump) -> Facts:
         (_("Rows left out"), listing(_texts(manifest.get("excluded")))),
         (_("Kept by the site, left out"), listing(_texts(manifest.get("kept")))),
         (_("Hooks that ran before"), listing(_texts(manifest.get("hooks")))),
+        (_("Anonymized"), anonymized(manifest.get("anonymized"))),
         (_("Made on"), text("host")),
         (_("Made by version"), text("app_version")),
         (_("SHA-256"), text("sha256")),
     ]
+
+
+def anonymized(fields: Any) -> Listing | str:
+    """Which fields the dumped database says were anonymized in it."""
+    if fields is None:
+        return _("no")
+    names = _texts(fields)
+    return listing(names) if names else _("yes, by a hook of the project")
 
 
 def listing(items: list[str]) -> Listing | str:

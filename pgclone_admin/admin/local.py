@@ -28,7 +28,7 @@ from ..settings import settings
 from . import formats
 from .local_form import DROPPABLE, KINDS, REVERTIBLE, CopyForm, alias_of
 from .restore import Outlooks, RestorePages, live_oid, status_of
-from .restore_form import ConfirmForm, Source
+from .restore_form import ConfirmForm, Source, usual_hooks
 from .shared import actor_of, link_to, require
 
 
@@ -212,8 +212,15 @@ class LocalDatabaseAdmin(RestorePages):
         def outlook(user: Any, alias: str) -> Outlook:
             return outlook_of_local(user, alias, row.name)
 
-        # Going back runs no hooks unless somebody asks for them.
-        source = Source(key=str(row.key), location=None, alias=alias, hooks=[], reversible=False)
+        # Going back runs no hooks on what is gone back to, unless somebody asks for them.
+        source = Source(
+            key=str(row.key),
+            location=None,
+            alias=alias,
+            hooks=[],
+            post_swap_hooks=usual_hooks("post_swap_hooks", settings.post_swap_hooks),
+            reversible=False,
+        )
         return source, outlook
 
     def copy_view(self, request: HttpRequest) -> HttpResponse:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_lazy, ngettext
 
-from ..plan import Plan, Space
+from ..plan import Plan, PlannedHook, Space
 from ..services.accounts import Outlook, Stay
 from . import formats
 
@@ -117,8 +117,9 @@ def _steps(
         yield _("A new database is built beside “%(live)s”, which stays in use.") % {"live": live}
     else:
         yield _("A new database is built; nothing else is touched.")
-    if plan.hooks:
-        yield _("Hooks run on it: %(hooks)s.") % {"hooks": ", ".join(plan.hooks)}
+    before = [hook.name for hook in plan.hooks if hook.stage == "pre_swap"]
+    if before:
+        yield _("Hooks run on it: %(hooks)s.") % {"hooks": ", ".join(before)}
     else:
         yield _("No hook runs on it.")
     if accounts:
@@ -135,11 +136,16 @@ def _steps(
         ) % {"live": live, "count": plan.sessions}
     else:
         yield _("It gets the name “%(name)s”.") % {"name": plan.database}
+    after = [hook.name for hook in plan.hooks if hook.stage == "post_swap"]
+    if replaces and after:
+        yield _("Hooks run after that: %(hooks)s.") % {"hooks": ", ".join(after)}
     if plan.drops:
         yield _("Older local databases are dropped: %(keys)s.") % {"keys": ", ".join(plan.drops)}
 
 
 def _details(plan: Plan) -> Iterator[Fact]:
+    if plan.hooks:
+        yield Fact(_("Hooks"), _("in this order"), [_one_hook(hook) for hook in plan.hooks])
     yield from _migrations(plan)
     yield _space(plan)
     if plan.kept:
@@ -157,7 +163,7 @@ def _migrations(plan: Plan) -> Iterator[Fact]:
         yield Fact(label, str(len(plan.migrations)), plan.migrations)
     elif plan.migrations is not None:
         yield Fact(label, _("none: it is up to date"))
-    elif "migrate" in plan.hooks:
+    elif plan.runs_migrations:
         yield Fact(label, _("those that it lacks; which ones cannot be told before"))
     else:
         yield Fact(label, _("none: the hook migrate is not chosen"))
@@ -178,6 +184,22 @@ def _space(plan: Plan) -> Fact:
         "peak": formats.size(plan.peak_size),
     }
     return Fact(label, text, [_one_space(space) for space in plan.space])
+
+
+KINDS = {
+    "command": gettext_lazy("management command"),
+    "sql": gettext_lazy("SQL"),
+    "python": gettext_lazy("Python"),
+    "anonymize": gettext_lazy("anonymizing"),
+}
+
+
+def _one_hook(hook: PlannedHook) -> str:
+    what = str(KINDS[hook.kind])
+    if hook.source not in ("", hook.name):
+        what = f"{what}: {hook.source}"
+    when = _(", after the swap") if hook.stage == "post_swap" else ""
+    return f"{hook.name} ({what}{when})"
 
 
 def _one_space(space: Space) -> str:

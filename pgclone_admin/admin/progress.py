@@ -11,6 +11,7 @@ from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from ..hooks.running import BEGINS, ENDED, FAILED_AFTER, TOOK
 from ..models import Dump, Run, RunEvent, Status
 from . import formats
 
@@ -24,9 +25,6 @@ TOLD = 8_000
 """Characters of what came with an error that a page shows at most."""
 
 MOST_STEPS = 100
-
-HOOK_BEGINS = "running the hook "
-"""What a run says before it runs a hook; what the hook says is indented after it."""
 
 PARTS = ("state", "steps", "hooks", "log")
 """Pieces of the page that its script replaces."""
@@ -46,6 +44,26 @@ class Step:
 class HookOutput:
     name: str
     lines: list[str] = field(default_factory=list)
+    state: str = "now"
+    """``now``, ``done`` or ``failed``."""
+    duration: str = ""
+
+    def end(self, said: str) -> bool:
+        """Whether ``said`` tells that this hook has ended, and how."""
+        for words, state in ((TOOK, "done"), (FAILED_AFTER, "failed")):
+            start = f"{ENDED}{self.name} {words} "
+            if said.startswith(start):
+                self.state, self.duration = state, said.removeprefix(start)
+                return True
+        return False
+
+    @property
+    def icon(self) -> str:
+        return {"now": "…", "done": "✓", "failed": "✗"}[self.state]
+
+    @property
+    def label(self) -> str:
+        return {"now": _("running"), "done": _("done"), "failed": _("failed")}[self.state]
 
 
 @dataclass(frozen=True)
@@ -195,8 +213,10 @@ def _split(events: Iterable[RunEvent]) -> tuple[list[HookOutput], list[Line]]:
                 hooks.append(HookOutput("…"))
             hooks[-1].lines.append(text[2:])
             continue
-        if event.level == RunEvent.Level.NOTE and text.startswith(HOOK_BEGINS):
-            hooks.append(HookOutput(text.removeprefix(HOOK_BEGINS)))
+        if event.level == RunEvent.Level.NOTE and text.startswith(BEGINS):
+            hooks.append(HookOutput(text.removeprefix(BEGINS)))
+        elif event.level == RunEvent.Level.NOTE and hooks:
+            hooks[-1].end(text)
         local = timezone.localtime(event.at)
         log.append(
             Line(

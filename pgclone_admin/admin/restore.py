@@ -17,11 +17,11 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods
 
-from ..core.errors import Conflict, NotAllowed, PgcloneError
+from ..core.errors import Conflict, NotAllowed, PgcloneError, UnknownConfiguration
 from ..core.server import Server, refused
 from ..databases import live_name, maintenance_params
 from ..models import ACTIVE, REPLACING, Dump, RestoreRun, Status
-from ..options import Arguments, resolve
+from ..options import NO_CONFIGURATION, Arguments, Options, resolve
 from ..plan import Obstacle
 from ..services import requests
 from ..services.accounts import Outlook, Stay, outlook_of_dump
@@ -175,13 +175,15 @@ class DumpRestorePage(RestorePages):
             raise Conflict(
                 "this dump has no file that could be restored", hint="Choose another dump."
             )
-        hooks, reversible = _usual_options(row.config)
+        config, options = _usual_options(row.config)
         source = Source(
             key=row.key,
             location=row.location,
             alias=usual_alias(row.database),
-            hooks=usual_hooks(hooks),
-            reversible=reversible,
+            hooks=usual_hooks("pre_swap_hooks", options.pre_swap_hooks),
+            post_swap_hooks=usual_hooks("post_swap_hooks", options.post_swap_hooks),
+            reversible=options.reversible,
+            config=config,
             is_foreign=row.is_foreign,
         )
 
@@ -191,13 +193,13 @@ class DumpRestorePage(RestorePages):
         return source, outlook
 
 
-def _usual_options(config: str) -> tuple[list[str], bool]:
-    """Hooks and reversibility of the configuration that the dump was made with, if it is here."""
+def _usual_options(config: str) -> tuple[str | None, Options]:
+    """The configuration that the dump was made with, if it is here, and what it says."""
+    name = config if config not in ("", NO_CONFIGURATION) else None
     try:
-        options = resolve(Arguments(config=config or None), verb="restore")
-    except PgcloneError:
-        options = resolve(Arguments(), verb="restore")
-    return options.pre_swap_hooks, options.reversible
+        return name, resolve(Arguments(config=name), verb="restore")
+    except UnknownConfiguration:
+        return None, resolve(Arguments(), verb="restore")
 
 
 def _data(request: HttpRequest, source: Source) -> QueryDict:

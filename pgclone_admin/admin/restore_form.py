@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,17 @@ from django.utils.translation import gettext_lazy as _
 
 from ..core.errors import PgcloneError
 from ..databases import live_name
+from ..hooks.parameters import Parameter
+from ..hooks.spec import name_of
 from ..services.accounts import has_accounts, staff_names
-from ..services.declared import declared_hooks, in_declared_order
+from ..services.declared import declared_hooks, declared_parameters, in_declared_order
 from ..services.restores import Variant, local_target
-from ..settings import settings
+from ..settings import HookSpec, settings
 
 OVER, BESIDE, HOLD = "over", "beside", "hold"
+
+PARAMETER = "param-"
+"""What the names of the fields of parameters begin with."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,10 @@ class Source:
     """The database that is meant when nothing else is chosen; for a local one the only one."""
     hooks: list[str]
     """Those that are chosen when the page is opened."""
+    post_swap_hooks: list[str]
     reversible: bool
+    config: str | None = None
+    """A configuration of this site that the dump was made with."""
     is_foreign: bool = False
 
     @property
@@ -46,6 +54,7 @@ class Source:
             "database": self.alias,
             "what": OVER,
             "hooks": self.hooks,
+            "post_swap_hooks": self.post_swap_hooks,
             "reversible": self.reversible,
         }
 
@@ -81,6 +90,9 @@ class RestoreForm(forms.Form):
     hooks = forms.MultipleChoiceField(
         label=_("Hooks"), required=False, widget=forms.CheckboxSelectMultiple
     )
+    post_swap_hooks = forms.MultipleChoiceField(
+        label=_("Hooks after the swap"), required=False, widget=forms.CheckboxSelectMultiple
+    )
     reversible = forms.BooleanField(
         label=_("Keep what is live now as :pre, and what is restored as :post"), required=False
     )
@@ -101,10 +113,17 @@ class RestoreForm(forms.Form):
         database.choices = [(alias, _database_label(alias)) for alias in choices]
         if len(choices) == 1:
             database.widget = forms.HiddenInput()
-        hooks: Any = self.fields["hooks"]
-        hooks.choices = [(name, name) for name in declared_hooks("pre_swap_hooks")]
-        if not hooks.choices:
-            del self.fields["hooks"]
+        for field, option in (("hooks", "pre_swap_hooks"), ("post_swap_hooks", "post_swap_hooks")):
+            hooks: Any = self.fields[field]
+            hooks.choices = [(name, name) for name in declared_hooks(option)]
+            if not hooks.choices:
+                del self.fields[field]
+        self.parameters = {
+            f"{PARAMETER}{name}": parameter
+            for option in ("pre_swap_hooks", "post_swap_hooks")
+            for name, parameter in declared_parameters(option).items()
+        }
+        self.fields |= {name: _field_of(each) for name, each in self.parameters.items()}
         given = data.get("database")
         alias = given if given in choices else source.alias
         staff = staff_names(alias) if alias in choices else []
@@ -124,6 +143,14 @@ class RestoreForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = self.cleaned_data
+        for name, parameter in self.parameters.items():
+            if cleaned.get(name):
+                try:
+                    parameter.value_of(cleaned[name])
+                except PgcloneError as error:
+                    self.add_error(
+                        name, ValidationError("%(text)s", params={"text": error.hint or error})
+                    )
         alias = cleaned.get("database")
         if alias is None:
             return cleaned
@@ -151,16 +178,31 @@ class RestoreForm(forms.Form):
     def given(self) -> dict[str, Any]:
         """The arguments of the restore."""
         chosen = self.cleaned_data
-        hooks = in_declared_order("pre_swap_hooks", chosen.get("hooks", []))
         given: dict[str, Any] = {
             "dump_key": self.source.key,
             "database": self.alias,
-            "pre_swap_hooks": hooks,
+            "pre_swap_hooks": in_declared_order("pre_swap_hooks", chosen.get("hooks", [])),
             "reversible": chosen.get("reversible", False),
         }
+        if "post_swap_hooks" in chosen:
+            given["post_swap_hooks"] = in_declared_order(
+                "post_swap_hooks", chosen["post_swap_hooks"]
+            )
+        if params := self._params(given):
+            given["hook_params"] = params
         if self.source.location is not None:
             given["storage_location"] = self.source.location
+        if self.source.config is not None:
+            given["config"] = self.source.config
         return given
+
+    def _params(self, given: Mapping[str, Any]) -> dict[str, str]:
+        """What was filled in for the hooks that were chosen."""
+        asked: dict[str, Any] = {}
+        for option in ("pre_swap_hooks", "post_swap_hooks"):
+            asked |= declared_parameters(option, given.get(option, []))
+        filled = {name: self.cleaned_data.get(f"{PARAMETER}{name}") for name in asked}
+        return {name: str(value) for name, value in filled.items() if value}
 
     def variant(self) -> Variant:
         chosen = self.cleaned_data
@@ -171,6 +213,24 @@ class RestoreForm(forms.Form):
             trust_foreign=chosen.get("trust_foreign", False),
             accounts=chosen.get("accounts", []),
         )
+
+
+def _field_of(parameter: Parameter) -> forms.Field:
+    """Empty means "as the settings and the configuration say"."""
+    default = "" if parameter.default is None else str(parameter.default)
+    texts = filter(None, [parameter.description, default and gettext("Usually: %s") % default])
+    about: dict[str, Any] = {
+        "label": gettext("Parameter %s") % parameter.name,
+        "help_text": " ".join(texts),
+        "required": False,
+    }
+    values = [str(value) for value in parameter.values]
+    if parameter.type == "boolean":
+        values = ["true", "false"]
+    if values:
+        choices = [("", _("as the settings say")), *((value, value) for value in values)]
+        return forms.ChoiceField(choices=choices, **about)
+    return forms.CharField(max_length=1_000, **about)
 
 
 def _database_label(alias: str) -> str:
@@ -207,10 +267,10 @@ class ConfirmForm(forms.Form):
         return typed
 
 
-def usual_hooks(hooks: list[str]) -> list[str]:
-    """Those of a list that are declared."""
-    known = declared_hooks("pre_swap_hooks")
-    return [name for name in hooks if name in known]
+def usual_hooks(option: str, hooks: Sequence[HookSpec]) -> list[str]:
+    """Names of those of a list that are declared."""
+    known = declared_hooks(option)
+    return [name for name in map(name_of, hooks) if name in known]
 
 
 def usual_alias(alias: str) -> str:

@@ -105,7 +105,9 @@ class ConnectionParams:
             return f"the unix socket {self.host or 'directory of libpq'}"
         return f"{self.host}:{self.port or '5432'}"
 
-    def connect(self, *, autocommit: bool = True) -> Connection:
+    def connect(
+        self, *, autocommit: bool = True, factory: type[Connection] = Connection
+    ) -> Connection:
         """A new connection; :class:`ServerUnavailable` when there is none to be had."""
         keywords: dict[str, Any] = {
             # Named although it is empty: a PGHOSTADDR of the environment would win over the host.
@@ -122,11 +124,13 @@ class ConnectionParams:
             keywords["password"] = self.password
         try:
             connection: Connection = psycopg2.connect(
-                **{k: v for k, v in keywords.items() if v is not None}
+                connection_factory=factory,
+                **{k: v for k, v in keywords.items() if v is not None},
             )
         except psycopg2.OperationalError as error:
             raise _refused(self, error) from error
-        connection.autocommit = autocommit
+        if autocommit:
+            connection.autocommit = True
         try:
             # Names are text here, whatever the encoding of the database that is connected to.
             connection.set_client_encoding("UTF8")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from . import evidence
 from .connection import ConnectionParams, one_row
 from .errors import ConfigurationError, DumpNotFound, PgcloneError, SizeMismatch
 from .manifest import Manifest
@@ -104,6 +105,7 @@ class _Facts:
     excluded: tuple[TableName, ...]
     kept: tuple[TableName, ...]
     migrations: tuple[tuple[str, str], ...] | None = field(default=None)
+    anonymized: tuple[str, ...] | None = field(default=None)
 
 
 def take_dump(
@@ -178,6 +180,7 @@ def take_dump(
             excluded=tuple(str(table) for table in facts.excluded),
             kept=tuple(str(table) for table in facts.kept),
             hooks=tuple(hooks),
+            anonymized=facts.anonymized,
             taken_by=labels.taken_by,
             host=labels.host,
         )
@@ -229,6 +232,8 @@ def _gather(database: ConnectionParams, request: DumpRequest) -> _Facts:
         if (table := one_row(cursor)[0]) is not None:
             cursor.execute(f"SELECT app, name FROM {table} ORDER BY id")  # noqa: S608 - regclass quotes
             facts.migrations = tuple(cursor.fetchall())
+        found = evidence.read(cursor)
+        facts.anonymized = None if found is None else found.fields
     return facts
 
 

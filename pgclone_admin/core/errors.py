@@ -33,6 +33,7 @@
     │   └── UnknownFormat
     ├── RestoreFailed
     ├── HookFailed
+    ├── NotAnonymized             a configuration requires it
     ├── Cancelled
     ├── TimedOut
     └── Interrupted               the process was told to end
@@ -239,6 +240,15 @@ class HookFailed(PgcloneError):
     """a hook failed"""
 
     code = "hook_failed"
+
+    may_be_kept = True
+    """Whether the database that it worked on may stay for a look at it."""
+
+
+class NotAnonymized(PgcloneError):
+    """personal data has not been replaced"""
+
+    code = "not_anonymized"
 
 
 class Cancelled(PgcloneError):

@@ -41,6 +41,8 @@ class Manifest:
     kept: tuple[str, ...] = ()
     """Tables of the site, whose rows a dump never has."""
     hooks: tuple[str, ...] = ()
+    anonymized: tuple[str, ...] | None = None
+    """Fields that were anonymized in the database; ``None`` when it was not."""
     taken_by: str = ""
     host: str = ""
 

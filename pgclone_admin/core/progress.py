@@ -28,6 +28,9 @@ class Reporter(Protocol):
     def check(self) -> None:
         """Raises when the operation should end."""
 
+    def is_to_end(self) -> bool:
+        """Whether :meth:`check` would raise."""
+
 
 class SilentReporter:
     """Tells nobody, but keeps what was said."""
@@ -52,3 +55,6 @@ class SilentReporter:
 
     def check(self) -> None:
         return None
+
+    def is_to_end(self) -> bool:
+        return False

@@ -173,7 +173,7 @@ def _restore(
         made = target.mark(names.temporary, "temporary", source)
         temporary, report = build(target.server, target.model, made)
         report.tell(reporter)
-        with dropped_on_error(target.server, temporary):
+        with dropped_on_error(target.server, temporary, keep_failed=request.keep_failed):
             agreed = None
             if live is not None and request.beside is None:
                 agreed = target.keep_definitions(temporary)

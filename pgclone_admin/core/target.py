@@ -37,6 +37,8 @@ class RestoreRequest:
     """Keeps the result for a swap that somebody asks for later."""
     drill: bool = False
     """Drops the result, after the hooks: the proof that it can be made."""
+    keep_failed: bool = True
+    """Whether a database stays for a look at it when a hook has failed on it."""
     confirmed_oid: int | None = None
     """The database that somebody has confirmed to be replaced."""
     system_identifier: str = ""
@@ -224,11 +226,18 @@ def _check_identity(request: RestoreRequest, server: Server, live: Database | No
 
 
 @contextmanager
-def dropped_on_error(server: Server, temporary: Database) -> Iterator[None]:
+def dropped_on_error(
+    server: Server, temporary: Database, *, keep_failed: bool = True
+) -> Iterator[None]:
     """Drops the temporary database after any error but that of a hook, which can be looked into."""
     try:
         yield
     except HookFailed as error:
+        if not (keep_failed and error.may_be_kept):
+            untouched = "The live database was not touched, and what was restored is dropped."
+            error.hint = f"{error.hint} {untouched}" if error.hint else untouched
+            _clean_up(server, temporary, error, lambda cleaning: cleaning.drop(temporary.name))
+            raise
         kept = (
             f'The live database was not touched. The temporary database "{temporary.name}" is kept '
             "for a look at it until the next restore."

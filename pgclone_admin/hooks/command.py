@@ -2,91 +2,100 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
-from django.core.management import call_command
+from django.core.management import BaseCommand, call_command, get_commands, load_command_class
 
-from ..core.errors import HookFailed, PgcloneError
-from ..core.process import scrubbed
-from ..core.progress import Reporter
-from ..databases import passwords
-
-OUTPUT_TAIL = 4_000
-"""Characters of a failed hook's output that its error shows."""
+from ..core.errors import ConfigurationError, PgcloneError, UnknownHook
+from .base import Kind, Labels, Output
+from .parameters import Parameter
 
 MIGRATE = "migrate"
 
 
 @dataclass(frozen=True)
 class CommandHook:
-    """One management command without arguments."""
+    """One management command with its arguments and options.
 
-    name: str
+    A command that has an option ``database`` of its own is given the alias only if it is
+    ``migrate``: routers of the project decide by the alias what belongs into a database. Nobody is
+    there to answer, so a command that can ask does not.
+    """
 
-    def run(self, alias: str, reporter: Reporter) -> None:
-        """Runs the command in this thread; its output goes to ``reporter``, line by line."""
-        output = _LineWriter(reporter, passwords())
-        options: dict[str, Any] = {}
-        if self.name == MIGRATE:
-            options = {"database": alias, "interactive": False}
-        try:
-            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-                call_command(self.name, stdout=output, stderr=output, **options)
-        except PgcloneError:
-            raise
-        except SystemExit as error:
-            if error.code not in (None, 0):
-                output.clean(error)
-                raise self._failure(f"exit status {error.code}", output) from error
-        except Exception as error:
-            output.clean(error)
-            raise self._failure(str(error) or type(error).__name__, output) from error
-        finally:
-            output.finish()
+    command: str
+    args: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    labels: Labels = field(default_factory=lambda: Labels(name=""))
+    can_ask: bool = False
 
-    def _failure(self, reason: str, output: _LineWriter) -> HookFailed:
-        said = f"\n{output.tail}" if output.tail else ""
-        return HookFailed(output.scrub(f'the hook "{self.name}" failed: {reason}{said}'))
+    kind = Kind.COMMAND
+    parameters: tuple[Parameter, ...] = ()
+
+    @property
+    def is_migrate(self) -> bool:
+        return self.command == MIGRATE
+
+    def run(self, alias: str, output: Output) -> None:
+        """Runs the command in this thread."""
+        options = dict(self.options)
+        if self.is_migrate:
+            options.setdefault("database", alias)
+        if self.can_ask:
+            options.setdefault("interactive", False)
+        call_command(self.command, *self.args, stdout=output, stderr=output, **options)
 
 
-class _LineWriter(io.TextIOBase):
-    """Gives whole lines to the reporter, without secrets, and keeps the last of them."""
+def load_command(
+    command: str, labels: Labels, args: Sequence[Any] = (), options: Mapping[str, Any] | None = None
+) -> CommandHook:
+    """The command as a hook; :class:`UnknownHook` when there is none, :class:`ConfigurationError`
+    for options that it does not have."""
+    commands = get_commands()
+    if command not in commands:
+        close = get_close_matches(command, commands, n=3)
+        hint = (
+            "A hook is the name of a management command, a file (.sql or .py), or a mapping: see "
+            "the documentation of hooks."
+        )
+        if close:
+            hint += f" Close to it: {', '.join(close)}."
+        raise UnknownHook(f'there is no management command "{command}" to run as a hook', hint=hint)
+    app = commands[command]
+    try:
+        loaded = app if isinstance(app, BaseCommand) else load_command_class(app, command)
+        parser = loaded.create_parser("manage.py", command)
+    except PgcloneError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f'the management command "{command}" cannot be loaded: {type(error).__name__}: {error}'
+        ) from error
+    known = {action.dest for action in parser._actions} | set(loaded.stealth_options)
+    given = dict(options or {})
+    if unknown := sorted(set(given) - known):
+        raise ConfigurationError(
+            f'the management command "{command}" has no option {", ".join(unknown)}',
+            hint=f"It has: {', '.join(sorted(known - {'help', 'version'}))}.",
+        )
+    return CommandHook(
+        command,
+        tuple(str(each) for each in args),
+        given,
+        labels,
+        can_ask="interactive" in known,
+    )
 
-    def __init__(self, reporter: Reporter, secrets: Collection[str]) -> None:
-        self._reporter = reporter
-        self._secrets = secrets
-        self._rest = ""
-        self.tail = ""
 
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        self.tail = (self.tail + text)[-OUTPUT_TAIL:]
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._reporter.note(f"  {self.scrub(line)}")
-        return len(text)
-
-    def scrub(self, text: str) -> str:
-        return scrubbed(text, self._secrets)
-
-    def clean(self, error: BaseException) -> None:
-        """Takes the secrets out of what the command has raised: a traceback shows it too."""
-        chain: list[BaseException] = []
-        each: BaseException | None = error
-        while each is not None and each not in chain:
-            each.args = tuple(
-                self.scrub(value) if isinstance(value, str) else value for value in each.args
-            )
-            chain.append(each)
-            each = each.__cause__ or each.__context__
-
-    def finish(self) -> None:
-        if self._rest:
-            self._reporter.note(f"  {self.scrub(self._rest)}")
-            self._rest = ""
+def command_line(command: str, args: Sequence[Any], options: Mapping[str, Any]) -> str:
+    """What somebody would type, about."""
+    words = [command, *(str(each) for each in args)]
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif value is not False and value is not None:
+            words.append(f"{flag}={value}")
+    return " ".join(words)

@@ -9,7 +9,8 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from ..options import Arguments
+from ..hooks.spec import FILE_ENDINGS, normalized
+from ..options import HOOK_LISTS, Arguments
 from ..services.recovery import DEFAULT_AGE
 
 MOST_HOURS = 24 * 36_500
@@ -49,6 +50,7 @@ def _add_dump(parser: CommandParser) -> None:
         metavar="HOOK",
         help="hooks to run on the live database before; without a value none",
     )
+    _add_hook_params(parser)
     _add_instance(parser)
     _add_common(parser, "the database to dump")
 
@@ -69,6 +71,8 @@ def _add_restore(parser: CommandParser) -> None:
         metavar="HOOK",
         help="hooks to run on the temporary database; without a value none",
     )
+    _add_post_swap_hooks(parser)
+    _add_hook_params(parser)
     _add_reversible(parser)
     parser.add_argument(
         "--to", metavar=":NAME", help="keep the result beside the live database, replace nothing"
@@ -90,7 +94,31 @@ def _add_restore(parser: CommandParser) -> None:
     _add_common(parser, "the database to restore to")
 
 
+def _add_post_swap_hooks(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--post-swap-hook",
+        nargs="*",
+        action="extend",
+        dest="post_swap_hooks",
+        metavar="HOOK",
+        help="hooks to run on the live database after the swap; without a value none",
+    )
+
+
+def _add_hook_params(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--hook-param",
+        nargs=2,
+        action="append",
+        dest="hook_params",
+        metavar=("NAME", "VALUE"),
+        help="the value of a parameter that a hook declares",
+    )
+
+
 def _add_swap(parser: CommandParser) -> None:
+    _add_post_swap_hooks(parser)
+    _add_hook_params(parser)
     _add_reversible(parser)
     _add_ignore_standbys(parser)
     _add_common(parser, "the database to replace", storage=False)
@@ -211,11 +239,23 @@ VERBS = (
 
 def given_arguments(given: dict[str, Any]) -> Arguments:
     known = {field.name for field in dataclasses.fields(Arguments)}
-    return Arguments(**{name: value for name, value in given.items() if name in known})
+    arguments = {name: value for name, value in given.items() if name in known}
+    for option in HOOK_LISTS:
+        if arguments.get(option):
+            arguments[option] = [normalized(hook) for hook in arguments[option]]
+    if arguments.get("hook_params"):
+        arguments["hook_params"] = dict(arguments["hook_params"])
+    return Arguments(**arguments)
 
 
 def take_key_from_hooks(given: dict[str, Any]) -> None:
     """``--pre-swap-hook migrate KEY``: a last value that has the shape of a key is the key."""
-    hooks = given["pre_swap_hooks"]
-    if given["dump_key"] is None and hooks and (hooks[-1].startswith(":") or "/" in hooks[-1]):
-        given["dump_key"] = hooks.pop()
+    for option in ("pre_swap_hooks", "post_swap_hooks"):
+        hooks = given[option]
+        if given["dump_key"] is None and hooks and _is_key(hooks[-1]):
+            given["dump_key"] = hooks.pop()
+
+
+def _is_key(text: str) -> bool:
+    is_hook = text.endswith(FILE_ENDINGS) or text.lstrip().startswith("{")
+    return text.startswith(":") or ("/" in text and not is_hook)

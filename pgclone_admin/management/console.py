@@ -71,6 +71,9 @@ class ConsoleReporter:
         if self.cancelled.is_set():
             raise Cancelled("cancelled", hint="Nothing was changed.")
 
+    def is_to_end(self) -> bool:
+        return self.cancelled.is_set()
+
     def close(self) -> None:
         """Leaves the terminal as it was found."""
         with self._lock:

@@ -20,7 +20,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     if plan.entries:
         counted = ", ".join(f"{count} {kind.lower()}" for kind, count in plan.entries.items())
         yield _line("holds", counted)
-    yield _line("hooks", ", ".join(plan.hooks) or "none")
+    yield from _hooks(plan)
     yield from _migrations(plan)
     yield from _lists(plan)
     for warning in plan.warnings:
@@ -85,6 +85,16 @@ def _space(plan: Plan) -> Iterator[str]:
 
 def _sizes(spaces: Iterable[Space]) -> str:
     return ", ".join(f"{space.name} {human_size(space.size)}" for space in spaces)
+
+
+def _hooks(plan: Plan) -> Iterator[str]:
+    for stage, label in (("pre_swap", "hooks"), ("post_swap", "afterwards")):
+        hooks = [hook for hook in plan.hooks if hook.stage == stage]
+        if not hooks and stage == "pre_swap":
+            yield _line(label, "none")
+        for number, hook in enumerate(hooks):
+            what = hook.kind if hook.source in ("", hook.name) else f"{hook.kind}, {hook.source}"
+            yield _line(label if number == 0 else "", f"{hook.name} ({what})")
 
 
 def _migrations(plan: Plan) -> Iterator[str]:

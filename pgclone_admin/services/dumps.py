@@ -25,11 +25,12 @@ from ..core.programs import LOCK_WAIT_TIMEOUT, choose_program
 from ..core.progress import Reporter
 from ..core.streams import BLOCK, ArchiveReader, StoredReader
 from ..databases import live_name, maintenance_params
-from ..hooks import load_hooks, run_hooks
+from ..hooks import Stage, check_params, load_hooks, run_hooks
 from ..kept import keeping
 from ..options import NO_CONFIGURATION, Options
 from ..settings import settings
 from ..store import DumpStore
+from .anonymity import require_anonymized
 from .keys import resolve_key
 
 IMPORTED = "imported"
@@ -43,8 +44,11 @@ def create_dump(options: Options, reporter: Reporter, *, taken_by: str | None = 
     """
     if not settings.allow_dump:
         raise NotAllowed("dumps are not allowed here: PGCLONE_ALLOW_DUMP is False")
-    hooks = load_hooks(options.pre_dump_hooks)
+    hooks = load_hooks(options.pre_dump_hooks, stage=Stage.PRE_DUMP, params=options.hook_params)
+    check_params(options.given_params, hooks)
     live = live_name(options.database)
+    if options.require_anonymized:
+        require_anonymized(options.database, live)
     store = DumpStore(options.storage_location, reporter.note)
     request = DumpRequest(
         database=live,
@@ -67,7 +71,9 @@ def create_dump(options: Options, reporter: Reporter, *, taken_by: str | None = 
 
     def pre_dump_hooks() -> Sequence[str]:
         run_hooks(hooks, alias=options.database, database=live, reporter=reporter)
-        return [hook.name for hook in hooks]
+        if options.require_anonymized:
+            require_anonymized(options.database, live)
+        return [hook.labels.name for hook in hooks]
 
     return take_dump(request, store, reporter, pre_dump_hooks=pre_dump_hooks)
 

@@ -9,7 +9,6 @@ from typing import Any
 from ..core.copy import CopyResult
 from ..core.manifest import Manifest
 from ..core.progress import Reporter
-from ..core.target import RestoreResult
 from ..databases import live_name
 from ..models import Dump, Kind, RestoreRun
 from ..options import Arguments, Options
@@ -62,8 +61,7 @@ def restore(options: Options, given: Arguments, variant: Variant, reporter: Repo
         )
 
     def found_out(restored: Restored) -> dict[str, Any]:
-        key = str(restored.key)
-        return {"key": key, "result": {"key": key, **described(restored.result)}}
+        return {"key": str(restored.key), "result": described(restored)}
 
     return recorded(
         make,
@@ -73,12 +71,12 @@ def restore(options: Options, given: Arguments, variant: Variant, reporter: Repo
     )
 
 
-def swap(options: Options, given: Arguments, variant: Variant, reporter: Reporter) -> RestoreResult:
+def swap(options: Options, given: Arguments, variant: Variant, reporter: Reporter) -> Restored:
     """As :func:`~pgclone_admin.services.restores.swap`."""
     return recorded(
         lambda: _run(Kind.SWAP, options, given, key=":held", target=live_name(options.database)),
         lambda both: restores.swap(options, both, variant=variant),
-        lambda result: {"result": described(result)},
+        lambda restored: {"result": described(restored)},
         reporter,
     )
 

@@ -17,7 +17,7 @@ from ..core.errors import Conflict, DatabaseProtected, NotAllowed, UsageError
 from ..core.names import DumpKey, LocalKey
 from ..core.server import Server
 from ..databases import live_name, maintenance_params
-from ..hooks import load_hooks
+from ..hooks import Stage, check_params, load_hooks
 from ..models import ACTIVE, REPLACING, Dump, Kind, RestoreRun, Run, Status
 from ..options import Arguments, Options, resolve
 from ..queue import NOT_QUEUED, enqueue, enqueue_after_commit
@@ -26,6 +26,7 @@ from ..store import DumpStore
 from . import actors
 from .accounts import has_accounts
 from .actors import Actor
+from .anonymity import require_anonymized, require_anonymizing
 from .audit import audit, log
 from .declared import in_declared_order
 from .restores import Variant, local_target
@@ -39,7 +40,7 @@ DOUBLE_CLICK = timedelta(seconds=3)
 
 UNDER_WAY = (Status.QUEUED, Status.RUNNING, Status.SUCCEEDED)
 
-TOO_LATE = ("swapping", "cleaning up", "finishing")
+TOO_LATE = ("swapping", "cleaning up", "hooks after the swap", "finishing")
 """Phases that are short, and cannot be undone."""
 
 
@@ -58,7 +59,10 @@ def request_dump(actor: Actor, given: Given) -> Dump:
     if actor.user is not None:
         in_declared_order("pre_dump_hooks", given.get("pre_dump_hooks") or [])
     options = resolve(Arguments(**given), verb="dump")
-    load_hooks(options.pre_dump_hooks)
+    hooks = load_hooks(options.pre_dump_hooks, stage=Stage.PRE_DUMP, params=options.hook_params)
+    check_params(options.given_params, hooks)
+    if options.require_anonymized:
+        require_anonymized(options.database, live_name(options.database))
     live_name(options.database)
     dump = Dump(
         location=options.storage_location,
@@ -145,9 +149,13 @@ def request_restore(
     options = resolve(Arguments(**given), verb="restore")
     if not options.dump_key:
         raise UsageError("it was not said what to restore")
-    load_hooks(options.pre_swap_hooks)
     if actor.user is not None:
         _check_choices(actor, given, variant)
+    hooks = load_hooks(options.pre_swap_hooks, params=options.hook_params)
+    after = load_hooks(options.post_swap_hooks, stage=Stage.POST_SWAP, params=options.hook_params)
+    check_params(options.given_params, [*hooks, *after])
+    if options.require_anonymized:
+        require_anonymizing(hooks)
     if variant.accounts and not has_accounts(options.database):
         raise UsageError("the accounts of the site are not in the database that is replaced")
     live = live_name(options.database)
@@ -171,7 +179,8 @@ def request_restore(
 
 def _check_choices(actor: Actor, given: Given, variant: Variant) -> None:
     """People choose among what the site declares; only superusers vouch for what others made."""
-    in_declared_order("pre_swap_hooks", given.get("pre_swap_hooks") or [])
+    for option in ("pre_swap_hooks", "post_swap_hooks"):
+        in_declared_order(option, given.get(option) or [])
     if variant.trust_foreign and not actor.user.is_superuser:
         raise NotAllowed("only a superuser can trust a dump that was made by somebody else")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import psycopg2
 from django.db import connections
 
 from ..core.connection import ConnectionParams
@@ -13,6 +14,7 @@ from ..core.errors import (
     InvalidName,
     NotAllowed,
     PermissionMissing,
+    PgcloneError,
     ServerUnavailable,
     UsageError,
 )
@@ -23,7 +25,7 @@ from ..core.restore import restore_dump, restore_local, swap_held
 from ..core.server import Server
 from ..core.target import RestoreRequest, RestoreResult
 from ..databases import live_name, maintenance_params, protected_names, standby_candidates
-from ..hooks import CommandHook, load_hooks, run_hooks
+from ..hooks import AnyHook, HookResult, Stage, check_params, load_hooks, run_hooks
 from ..kept import keeping
 from ..options import Options
 from ..plan import Plan, Question, make_plan
@@ -31,6 +33,7 @@ from ..settings import settings
 from ..storage import Note
 from ..store import DumpStore
 from .accounts import carry
+from .anonymity import require_anonymizing, require_evidence
 from .keys import Resolved, resolve_key
 
 
@@ -62,6 +65,7 @@ class Restored:
 
     key: DumpKey | LocalKey
     result: RestoreResult
+    hooks: list[HookResult] = field(default_factory=list)
 
 
 def restore(
@@ -78,12 +82,16 @@ def restore(
     if prepared.resolved.explanation:
         reporter.note(prepared.resolved.explanation)
     request, hooks = prepared.request, prepared.hooks
+    results: list[HookResult] = []
 
     def pre_swap_hooks(temporary: str) -> None:
-        run_hooks(hooks, alias=options.database, database=temporary, reporter=reporter)
+        alias = options.database
+        results.extend(run_hooks(hooks, alias=alias, database=temporary, reporter=reporter))
+        if options.require_anonymized:
+            require_evidence(alias, temporary)
         if variant.accounts:
-            carry(variant.accounts, alias=options.database, database=temporary, reporter=reporter)
-        connections[options.database].close()
+            carry(variant.accounts, alias=alias, database=temporary, reporter=reporter)
+        connections[alias].close()
 
     close_connections(request.live)
     key = prepared.resolved.key
@@ -91,15 +99,40 @@ def restore(
         result = restore_local(request, key, reporter, pre_swap_hooks=pre_swap_hooks)
     else:
         result = restore_dump(request, key, prepared.store, reporter, pre_swap_hooks=pre_swap_hooks)
-    return Restored(key, result)
+    if result.database == request.live:
+        results += _run_post_swap_hooks(prepared.post_swap_hooks, options, request.live, reporter)
+    return Restored(key, result, results)
 
 
-def swap(options: Options, reporter: Reporter, *, variant: Variant = DEFAULT) -> RestoreResult:
+def swap(options: Options, reporter: Reporter, *, variant: Variant = DEFAULT) -> Restored:
     """Puts the database in place that a restore with ``hold`` has made."""
     _check_allowed()
+    hooks = _post_swap_hooks(options)
+    check_params(options.given_params, hooks)
     request = _request(options, variant)
     close_connections(request.live)
-    return swap_held(request, reporter)
+    result = swap_held(request, reporter)
+    results = _run_post_swap_hooks(hooks, options, request.live, reporter)
+    return Restored(LocalKey("held"), result, results)
+
+
+def _post_swap_hooks(options: Options) -> list[AnyHook]:
+    return load_hooks(options.post_swap_hooks, stage=Stage.POST_SWAP, params=options.hook_params)
+
+
+def _run_post_swap_hooks(
+    hooks: Sequence[AnyHook], options: Options, live: str, reporter: Reporter
+) -> list[HookResult]:
+    """The restore is done, whatever becomes of them: an error is told, and the others run."""
+    results: list[HookResult] = []
+    if hooks:
+        reporter.phase("hooks after the swap")
+    for hook in hooks:
+        try:
+            results += run_hooks([hook], alias=options.database, database=live, reporter=reporter)
+        except (PgcloneError, psycopg2.Error) as error:
+            reporter.warn(f"the restore is done, but {error}")
+    return results
 
 
 def plan_restore(options: Options, *, variant: Variant = DEFAULT) -> Plan:
@@ -120,7 +153,13 @@ def plan_restore(options: Options, *, variant: Variant = DEFAULT) -> Plan:
         hold=request.hold,
     )
     with Server.connected(request.maintenance) as server:
-        plan = make_plan(question, prepared.resolved.key, prepared.store, server, prepared.hooks)
+        plan = make_plan(
+            question,
+            prepared.resolved.key,
+            prepared.store,
+            server,
+            {Stage.PRE_SWAP: prepared.hooks, Stage.POST_SWAP: prepared.post_swap_hooks},
+        )
     plan.warnings += notes
     return plan
 
@@ -130,7 +169,8 @@ class _Prepared:
     request: RestoreRequest
     resolved: Resolved
     store: DumpStore
-    hooks: list[CommandHook]
+    hooks: list[AnyHook]
+    post_swap_hooks: list[AnyHook]
 
 
 def _prepare(options: Options, variant: Variant, *, note: Note) -> _Prepared:
@@ -143,10 +183,21 @@ def _prepare(options: Options, variant: Variant, *, note: Note) -> _Prepared:
         )
     if variant.hold and variant.beside is not None:
         raise UsageError("a restore is held or made beside the live database, not both")
-    hooks = load_hooks(options.pre_swap_hooks)
+    hooks = load_hooks(options.pre_swap_hooks, params=options.hook_params)
+    if options.require_anonymized:
+        require_anonymizing(hooks)
+    swaps = variant.beside is None and not variant.hold and not variant.drill
+    post_swap_hooks = _post_swap_hooks(options)
+    check_params(options.given_params, [*hooks, *post_swap_hooks])
     store = DumpStore(options.storage_location, note)
     request = _request(options, variant)
-    return _Prepared(request, resolve_key(options.dump_key, store), store, hooks)
+    return _Prepared(
+        request,
+        resolve_key(options.dump_key, store),
+        store,
+        hooks,
+        post_swap_hooks if swaps else [],
+    )
 
 
 def _check_allowed() -> None:
@@ -163,6 +214,7 @@ def _request(options: Options, variant: Variant) -> RestoreRequest:
         beside=None if variant.beside is None else local_target(variant.beside, live),
         hold=variant.hold,
         drill=variant.drill,
+        keep_failed=settings.keep_failed,
         confirmed_oid=variant.live_oid,
         system_identifier=variant.system_identifier,
         keeping=keeping(options.database),

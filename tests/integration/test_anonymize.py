@@ -17,7 +17,9 @@ from django.db import connection as django_connection
 from django.test import override_settings
 
 from pgclone_admin.core.errors import ConfigurationError, HookFailed, PermissionMissing
-from pgclone_admin.hooks.anonymize import Anonymization, Evidence, evidence, fakes
+from pgclone_admin.core.evidence import Evidence
+from pgclone_admin.core.evidence import read as evidence
+from pgclone_admin.hooks.anonymize import Anonymization, fakes
 from tests.support.sites import Site
 
 pytestmark = pytest.mark.integration

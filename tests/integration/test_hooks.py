@@ -13,6 +13,7 @@ from django.db import connection, connections
 from pgclone_admin.core.errors import Cancelled, HookFailed, UnknownHook
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.hooks import load_hooks
+from pgclone_admin.hooks.base import Output
 from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services.dumps import create_dump
 from pgclone_admin.services.restores import Variant, restore
@@ -94,7 +95,7 @@ def test_what_a_hook_says_is_reported_line_by_line(here, hook):
 
     reporter = restored(dump().key, hook("talk", talk))
     start = reporter.notes.index("running the hook talk")
-    assert reporter.notes[start + 1 :] == [
+    assert reporter.notes[start + 1 : -1] == [
         "  by its stdout",
         "  by its stderr",
         "  by print",
@@ -303,7 +304,7 @@ def test_the_database_of_another_alias_is_migrated_and_default_stays(make_projec
     assert default.oid == oid
 
 
-def test_migrate_is_told_the_alias_and_asks_nothing(monkeypatch):
+def test_migrate_is_told_the_alias_and_no_hook_asks_anything(monkeypatch):
     """Routers of the project decide by the alias what belongs into a database."""
     given = {}
 
@@ -317,9 +318,9 @@ def test_migrate_is_told_the_alias_and_asks_nothing(monkeypatch):
 
     for name in ("migrate", "other_command"):
         monkeypatch.setitem(get_commands(), name, Recorder())
-        load_hooks([name])[0].run("other", SilentReporter())
+        load_hooks([name])[0].run("other", Output(SilentReporter(), ()))
         assert given["database"] == ("other" if name == "migrate" else "default")
-        assert given["interactive"] == (name != "migrate")
+        assert given["interactive"] is False
 
 
 # -- before a dump ---------------------------------------------------------------------------------

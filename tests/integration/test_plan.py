@@ -32,9 +32,10 @@ def test_a_plan_tells_what_is_replaced_and_changes_nothing(project):
     assert (plan["key"], plan["database"], plan["replaces"]) == (key, project.name, True)
     assert plan["sessions"] == 1
     assert plan["keeps"] == [":pre", ":post"]
-    assert plan["hooks"] == ["migrate"]
-    # That of this app, whose tables the project does not have yet.
-    assert plan["migrations"] == ["pgclone_admin.0001_initial"]
+    assert [hook["name"] for hook in plan["hooks"]] == ["migrate"]
+    # Those of this app, whose tables the project does not have yet.
+    assert plan["migrations"][0] == "pgclone_admin.0001_initial"
+    assert {name.partition(".")[0] for name in plan["migrations"]} == {"pgclone_admin"}
     assert plan["unknown_migrations"] == []
     assert plan["restored_size"] > 1_000_000
     assert plan["entries"]["TABLE"] == plan["entries"]["TABLE DATA"] > 5

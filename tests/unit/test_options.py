@@ -27,7 +27,9 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "database": ("by_setting", "by_configuration", "by_argument"),
     "dump_key": (None, "by/configuration", ":by_argument"),
     "exclude": (["a.Setting"], ["a.Configuration"], []),
+    "hook_params": ({"srid": 1}, {"srid": 2}, {"srid": 3}),
     "instance": ("by-setting", "by-configuration", "by-argument"),
+    "post_swap_hooks": (["by_setting"], [{"code": "SELECT 2"}], []),
     "pre_dump_hooks": (["by_setting"], [], ["by_argument"]),
     "pre_swap_hooks": (["by_setting"], ["by_configuration", "migrate"], []),
     "reversible": (True, False, True),
@@ -44,8 +46,10 @@ PRECEDENCE = [
 
 
 def test_the_table_below_has_every_option() -> None:
-    assert set(VALUES) == set(CONFIGURATION_KEYS)
-    assert set(VALUES) | {"config"} == {field.name for field in dataclasses.fields(Options)}
+    # Nobody can say for one run that raw data may do.
+    assert set(VALUES) == set(CONFIGURATION_KEYS) - {"require_anonymized"}
+    found_out = {"config", "given_params", "require_anonymized"}
+    assert set(VALUES) | found_out == {field.name for field in dataclasses.fields(Options)}
     assert set(VALUES) | {"config"} == {field.name for field in dataclasses.fields(Arguments)}
 
 
@@ -80,8 +84,52 @@ def test_without_anything_the_settings_apply() -> None:
         exclude=[],
         pre_dump_hooks=[],
         pre_swap_hooks=["migrate"],
+        post_swap_hooks=[],
+        hook_params={},
+        given_params=(),
+        require_anonymized=False,
         reversible=False,
     )
+
+
+@pytest.mark.parametrize("setting", [False, True])
+@pytest.mark.parametrize("configured", [False, True, None])
+def test_anonymized_data_is_required_by_the_settings_or_the_configuration(
+    setting: bool, configured: bool | None
+) -> None:
+    configuration = {} if configured is None else {"require_anonymized": configured}
+    with override_settings(
+        PGCLONE_REQUIRE_ANONYMIZED=setting, PGCLONE_CONFIGS={"nightly": configuration}
+    ):
+        options = resolve(Arguments(config="nightly"), verb="restore")
+    assert options.require_anonymized is (setting or bool(configured))
+
+
+def test_parameters_of_hooks_are_looked_for_one_by_one() -> None:
+    changes: dict[str, Any] = {
+        "PGCLONE_HOOK_PARAMS": {"a": 1, "b": 1, "c": 1},
+        "PGCLONE_CONFIGS": {"nightly": {"hook_params": {"b": 2, "c": 2}}},
+    }
+    with override_settings(**changes):
+        options = resolve(Arguments(config="nightly", hook_params={"c": 3}), verb="restore")
+    assert options.hook_params == {"a": 1, "b": 2, "c": 3}
+    assert options.given_params == ("c",)
+
+
+def test_a_name_of_a_declared_hook_stands_for_that_hook() -> None:
+    declared = {"code": "SELECT 1", "name": "views"}
+    with override_settings(PGCLONE_CONFIGS={"nightly": {"pre_swap_hooks": ["migrate", declared]}}):
+        options = resolve(Arguments(pre_swap_hooks=["views", "migrate", "other"]), verb="restore")
+    assert options.pre_swap_hooks == [declared, "migrate", "other"]
+
+
+def test_two_hooks_with_one_name_are_refused() -> None:
+    hooks = [{"code": "SELECT 1", "name": "views"}, {"code": "SELECT 2", "name": "views"}]
+    with (
+        override_settings(PGCLONE_PRE_SWAP_HOOKS=hooks),
+        pytest.raises(ConfigurationError, match='two hooks are called "views"'),
+    ):
+        resolve(Arguments(pre_swap_hooks=["views"]), verb="restore")
 
 
 # -- what stands in a configuration ---------------------------------------------------------------
@@ -143,7 +191,9 @@ def test_f51_a_key_that_is_not_known_is_refused(key: Any) -> None:
         ("exclude", 5),
         ("exclude", [5]),
         ("instance", True),
-        ("pre_dump_hooks", {"migrate": 1}),
+        ("pre_dump_hooks", 5),
+        ("hook_params", ["srid"]),
+        ("require_anonymized", 1),
         ("pre_swap_hooks", [["migrate"]]),
         ("reversible", "yes"),
         ("reversible", 1),

@@ -11,15 +11,12 @@ A map says which fields become what, see docs/anonymizing.md::
 from __future__ import annotations
 
 from .engine import Anonymization
-from .evidence import Evidence, evidence
 from .mapping import FieldChange, TableChange
 from .personal import unanonymized_fields
 
 __all__ = [
     "Anonymization",
-    "Evidence",
     "FieldChange",
     "TableChange",
-    "evidence",
     "unanonymized_fields",
 ]

@@ -10,11 +10,11 @@ from typing import Any
 import psycopg2
 from psycopg2 import errorcodes
 
+from ...core import evidence
 from ...core.connection import Connection, one_row
 from ...core.errors import HookFailed, PermissionMissing
 from ...core.names import TableName
 from . import catalog, mapping, statements
-from .evidence import write
 from .mapping import TableChange
 
 _STATISTICS = (
@@ -93,7 +93,7 @@ class Anonymization:
                 note(f"{view}: refreshed")
             with _told("the evidence"):
                 cursor.execute("SET CONSTRAINTS ALL DEFERRED")
-                write(cursor, digest=self.digest, fields=self.fields)
+                evidence.write(cursor, digest=self.digest, fields=self.fields)
         return counts
 
     def finish(self, connection: Connection) -> None:

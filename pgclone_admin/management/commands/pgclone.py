@@ -172,7 +172,7 @@ class Command(BaseCommand):
         reporter.close()
         self._tell_of_swap(restored.result, reporter)
         if given["json"]:
-            self._print_json({"key": str(restored.key), **_result(restored.result)})
+            self._print_json({"key": str(restored.key), **_result(restored)})
         else:
             self._print([str(restored.key)])
 
@@ -180,13 +180,13 @@ class Command(BaseCommand):
         arguments = given_arguments(given)
         options = resolve(arguments, verb="restore")
         variant = restores.Variant(ignore_standbys=given["ignore_standbys"])
-        result = recorded.swap(options, arguments, variant, reporter)
+        restored = recorded.swap(options, arguments, variant, reporter)
         reporter.close()
-        self._tell_of_swap(result, reporter)
+        self._tell_of_swap(restored.result, reporter)
         if given["json"]:
-            self._print_json(_result(result))
+            self._print_json(_result(restored))
         else:
-            self._print([result.database])
+            self._print([restored.result.database])
 
     @staticmethod
     def _tell_of_swap(result: RestoreResult, reporter: ConsoleReporter) -> None:
@@ -313,8 +313,8 @@ class _Failure(Exception):
         self.error = error
 
 
-def _result(result: RestoreResult) -> dict[str, Any]:
-    swap = result.swap
+def _result(restored: restores.Restored) -> dict[str, Any]:
+    result, swap = restored.result, restored.result.swap
     return {
         "database": result.database,
         "swap_seconds": None if swap is None else swap.seconds,
@@ -324,6 +324,7 @@ def _result(result: RestoreResult) -> dict[str, Any]:
         "skipped_grants": result.report.skipped_grants,
         "unchecked_foreign_keys": result.report.unchecked_foreign_keys,
         "tolerated": result.report.tolerated,
+        "hooks": [dataclasses.asdict(hook) for hook in restored.hooks],
     }
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from psycopg2 import sql
 
-from ...core.connection import one_row
-from ...core.names import TableName
-from .catalog import identifier
+from .connection import one_row
+from .names import TableName
 
 TABLE = "pgclone_anonymized"
 
@@ -32,7 +31,7 @@ class Evidence:
     at: datetime
 
 
-def evidence(cursor: Any) -> Evidence | None:
+def read(cursor: Any) -> Evidence | None:
     """What the database of ``cursor`` says; None where it was not anonymized.
 
     A table of this name that was not made by :func:`write` counts as none.
@@ -55,7 +54,8 @@ def evidence(cursor: Any) -> Evidence | None:
 
 def write(cursor: Any, *, digest: str, fields: Sequence[str]) -> None:
     """Leaves the evidence, in place of what there was."""
-    name = identifier(_table(cursor))
+    table = _table(cursor)
+    name = sql.Identifier(table.schema, table.name)
     cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
     cursor.execute(
         sql.SQL(

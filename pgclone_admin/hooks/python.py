@@ -1,0 +1,223 @@
+"""Hooks that are Python files with a class ``Hook``."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import ConfigurationError, PgcloneError
+from .base import Kind, Labels, Output
+from .parameters import Parameter, Value
+from .session import text_of
+from .sql import run_script
+
+CLASS = "Hook"
+BASE_CLASS = "HookBase"
+
+EXAMPLE = (
+    "class Hook(HookBase):\n    def run_hook(self, connection, ...):\n        self.execute(...)"
+)
+
+_numbers = count(1)
+
+
+class HookBase:
+    """What a Python hook inherits from.
+
+    ::
+
+        from pgclone_admin.hooks import HookBase
+
+        class Hook(HookBase):
+            def run_hook(self, connection, srid):
+                self.execute("CREATE VIEW ... {srid} ...")
+
+    ``run_hook`` is given a connection of psycopg2 within a transaction, and each declared parameter
+    that it names, as a Python value. It may use the connection, and may not end the transaction.
+    """
+
+    _connection: Any = None
+    _values: Mapping[str, Value] | None = None
+    _folder: Path = Path()
+
+    def execute(self, sql: Any) -> Any:
+        """Runs SQL in the transaction and returns the cursor of the last statement.
+
+        ``sql`` is a text, something composed by ``psycopg2.sql`` or ``psycopg.sql``, or the
+        :class:`~pathlib.Path` of a file, relative to that of the hook. Where the hook declares
+        parameters, ``{name}`` stands for their literals and other braces are doubled.
+        """
+        if isinstance(sql, Path):
+            text = (self._folder / sql).read_text(encoding="utf-8")
+        else:
+            text = text_of(sql, self._connection)
+        return run_script(self._connection, text, self._values)
+
+
+@dataclass(frozen=True)
+class PythonHook:
+    """A file with a class ``Hook``, whose ``run_hook`` is called in the transaction it finds."""
+
+    path: Path
+    base: Path
+    """From where the file was named; modules that lie there can be imported, too."""
+    labels: Labels
+    parameters: tuple[Parameter, ...] = ()
+    values: Mapping[str, Value] = field(default_factory=dict)
+    is_template: bool = False
+
+    kind = Kind.PYTHON
+
+    def run_in(self, connection: Any, output: Output, check: Callable[[], None]) -> None:
+        with _loaded(self.path, self.base, self.labels.name) as found:
+            hook: Any = found()
+            hook._connection = connection
+            hook._values = self.values if self.is_template else None
+            hook._folder = self.path.parent
+            if not isinstance(hook, HookBase):
+                # One of PUM's, where that is installed: its own execute wants psycopg 3.
+                hook.execute = lambda sql: HookBase.execute(hook, sql)
+            asked = _asked(found, self.labels.name)
+            given = {name: self.values[name] for name in asked if name in self.values}
+            hook.run_hook(connection, **given)
+
+    def finish(self, connection: Any) -> None:
+        return None
+
+
+def load_python(
+    path: Path,
+    base: Path,
+    labels: Labels,
+    *,
+    parameters: tuple[Parameter, ...],
+    values: Mapping[str, Value],
+    is_template: bool,
+) -> PythonHook:
+    """The file as a hook: it is loaded once for a look, and again when it runs.
+
+    :class:`ConfigurationError` when it has no usable class ``Hook``, or when that asks for what is
+    not declared.
+    """
+    with _loaded(path, base, labels.name) as found:
+        asked = _asked(found, labels.name)
+    if unknown := [name for name, is_needed in asked.items() if is_needed and name not in values]:
+        known = ", ".join(sorted(values)) or "none"
+        raise ConfigurationError(
+            f'the hook "{labels.name}" asks for {", ".join(unknown)}, which no parameter is called',
+            hint=f'Declare it under "parameters". Declared: {known}.',
+        )
+    return PythonHook(path, base, labels, parameters, values, is_template)
+
+
+@contextmanager
+def _loaded(path: Path, base: Path, name: str) -> Iterator[type]:
+    """The class ``Hook`` of the file; within the block modules beside it can be imported.
+
+    Nothing of it stays in ``sys.path`` or ``sys.modules``, so that two hooks may have a module of
+    the same name beside them, and each run reads what is on the disk.
+    """
+    module_name = f"pgclone_hook_{next(_numbers)}"
+    spec = importlib.util.spec_from_file_location(
+        module_name, path, submodule_search_locations=[str(path.parent)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    with _local_imports([path.parent, base], module_name):
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except PgcloneError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise ConfigurationError(
+                f'the hook "{name}" cannot be loaded: {type(error).__name__}: {error}',
+                hint=f"It was read from {path}. Nothing was changed.",
+            ) from error
+        yield _class_of(module, name)
+
+
+@contextmanager
+def _local_imports(folders: list[Path], own_name: str) -> Iterator[None]:
+    # What the project finds by itself stays as it is: an app may be imported by a hook for the
+    # first time, and is not to be there twice.
+    added = [str(folder) for folder in folders if str(folder) not in sys.path]
+    added = list(dict.fromkeys(added))
+    hidden = _hide(_modules_in(added))
+    before = set(sys.modules)
+    sys.path[:0] = added
+    try:
+        yield
+    finally:
+        for folder in added:
+            if folder in sys.path:
+                sys.path.remove(folder)
+            sys.path_importer_cache.pop(folder, None)
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] == own_name or _lies_in(sys.modules[name], added):
+                del sys.modules[name]
+        sys.modules.update(hidden)
+
+
+def _modules_in(folders: list[str]) -> Set[str]:
+    """Names that an import would find in the folders, apart from those of Python itself."""
+    found = {
+        entry.stem
+        for folder in folders
+        for entry in Path(folder).iterdir()
+        if entry.suffix == ".py" or (entry / "__init__.py").exists()
+    }
+    return found - sys.stdlib_module_names - {"pgclone_admin", "django", "psycopg2", "psycopg"}
+
+
+def _hide(names: Set[str]) -> dict[str, Any]:
+    """Takes modules of these names out of ``sys.modules``, and returns them."""
+    return {
+        name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in names
+    }
+
+
+def _lies_in(module: Any, folders: list[str]) -> bool:
+    places = [getattr(module, "__file__", None) or "", *(getattr(module, "__path__", None) or [])]
+    return any(
+        Path(place).is_relative_to(folder) for place in places if place for folder in folders
+    )
+
+
+def _class_of(module: Any, name: str) -> type:
+    found = getattr(module, CLASS, None)
+    # By its name, as PUM does: its own HookBase serves as well.
+    if not isinstance(found, type) or BASE_CLASS not in {c.__name__ for c in found.__mro__[1:]}:
+        raise ConfigurationError(
+            f'the hook "{name}" has no class {CLASS} that inherits from {BASE_CLASS}',
+            hint=f"It begins with: from pgclone_admin.hooks import HookBase\n{EXAMPLE}",
+        )
+    return found
+
+
+def _asked(found: type, name: str) -> dict[str, bool]:
+    """The parameters that ``run_hook`` names after the connection, and whether it needs them."""
+    run_hook = inspect.getattr_static(found, "run_hook", None)
+    if not callable(run_hook):
+        raise ConfigurationError(
+            f'the class {CLASS} of the hook "{name}" has no method run_hook', hint=EXAMPLE
+        )
+    parameters = list(inspect.signature(run_hook).parameters.values())
+    kinds = {p.kind for p in parameters}
+    if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+        raise ConfigurationError(
+            f'run_hook of the hook "{name}" has to name the parameters it takes', hint=EXAMPLE
+        )
+    if len(parameters) < 2 or parameters[0].name == "connection":
+        raise ConfigurationError(
+            f'run_hook of the hook "{name}" has to take self and connection', hint=EXAMPLE
+        )
+    return {p.name: p.default is p.empty for p in parameters[2:]}

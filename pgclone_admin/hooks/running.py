@@ -1,0 +1,199 @@
+"""Runs hooks in their order, each on the right database and in the right transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import psycopg2
+from django.db import DEFAULT_DB_ALIAS, connections
+
+from ..core import evidence
+from ..core.errors import HookFailed, PgcloneError, TransactionControl
+from ..core.progress import Reporter
+from ..databases import secrets
+from ..routing import route
+from .base import HookResult, Output, failed
+from .command import CommandHook
+from .deadline import TimeIsUp, watched
+from .loading import AnyHook, TransactionalHook
+from .session import Transaction, after_commit, transaction
+
+BEGINS = "running the hook "
+"""What is told before a hook runs; what it says is indented after it."""
+
+ENDED = "the hook "
+TOOK = "took"
+FAILED_AFTER = "failed after"
+"""What is told after it: both words are followed by its seconds."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The database that hooks work on: ``alias`` leads to ``database`` while they run."""
+
+    alias: str
+    database: str
+
+
+def run_hooks(
+    hooks: Sequence[AnyHook], *, alias: str, database: str, reporter: Reporter
+) -> list[HookResult]:
+    """Runs ``hooks`` in order, with Django's connections sent to ``database``.
+
+    SQL and Python hooks in a row share one transaction, which is committed before a management
+    command, that is, before another connection needs what they did. :class:`HookFailed` from the
+    first one that fails; those after it do not run, and the transaction that it was in is undone.
+    """
+    place = Place(alias, database)
+    results: list[HookResult] = []
+    raw = any(hook.labels.anonymizes for hook in hooks)
+    for is_command, group in groupby(hooks, lambda hook: isinstance(hook, CommandHook)):
+        segment: list[Any] = list(group)
+        try:
+            if is_command:
+                results.extend(_run_command(hook, place, reporter) for hook in segment)
+            else:
+                results += _run_transaction(segment, place, reporter)
+        except HookFailed as error:
+            # What was not anonymized is not left lying about for a look at it.
+            error.may_be_kept = not raw
+            raise
+        raw = raw and not any(hook.labels.anonymizes for hook in segment)
+    return results
+
+
+def _run_command(hook: CommandHook, place: Place, reporter: Reporter) -> HookResult:
+    with route(place.alias, place.database), _told(hook, place, reporter) as told:
+        hook.run(place.alias, told.output)
+    if hook.labels.anonymizes:
+        with transaction(place.alias, place.database) as shared:
+            _attest(hook, shared)
+    return told.result()
+
+
+def _run_transaction(
+    hooks: Sequence[TransactionalHook], place: Place, reporter: Reporter
+) -> list[HookResult]:
+    results = []
+    # Python hooks may use the models of the project, too.
+    with route(place.alias, place.database):
+        with transaction(place.alias, place.database) as shared:
+            for hook in hooks:
+                with _told(hook, place, reporter, shared) as told:
+                    hook.run_in(shared.connection, told.output, reporter.check)
+                    shared.check(hook.labels.name)
+                if hook.labels.anonymizes and told.output.changed is None:
+                    _attest(hook, shared)
+                results.append(told.result())
+        with after_commit(place.alias, place.database).session() as connection:
+            for hook in hooks:
+                hook.finish(connection)
+    return results
+
+
+def _attest(hook: AnyHook, shared: Transaction) -> None:
+    """For hooks of the project that say of themselves that they anonymize."""
+    with shared.connection.cursor() as cursor:
+        evidence.write(cursor, digest=hook.labels.name, fields=[])
+
+
+class _Told:
+    """One hook at work, and how long it takes."""
+
+    def __init__(self, hook: AnyHook, reporter: Reporter) -> None:
+        self.hook = hook
+        self.output = Output(reporter, secrets())
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def result(self) -> HookResult:
+        return HookResult(
+            self.hook.labels.name, self.hook.kind, round(self.seconds, 3), self.output.changed
+        )
+
+
+@contextlib.contextmanager
+def _told(
+    hook: AnyHook, place: Place, reporter: Reporter, shared: Transaction | None = None
+) -> Iterator[_Told]:
+    """Tells what the hook does, ends it in time, and makes every error of it one of ours."""
+    reporter.check()
+    name = hook.labels.name
+    reporter.note(f"{BEGINS}{name}")
+    told = _Told(hook, reporter)
+    is_done = False
+    with ExitStack() as stack:
+        stack.callback(lambda: reporter.note(_end(name, told.seconds, is_done=is_done)))
+        stack.callback(told.output.finish)
+        try:
+            with (
+                contextlib.redirect_stdout(told.output),
+                contextlib.redirect_stderr(told.output),
+                watched(hook.labels.timeout, reporter, _canceller(place, shared)),
+            ):
+                yield told
+            is_done = True
+        except TimeIsUp as error:
+            raise failed(
+                name, f"it took longer than {hook.labels.timeout:g} s", told.output
+            ) from error
+        except HookFailed as error:
+            # A statement is cancelled when the run is to end: that is the reason then.
+            reporter.check()
+            raise _named(error, name, told.output) from error.__cause__
+        except TransactionControl as error:
+            failure = failed(name, error.message, told.output)
+            failure.hint = error.hint
+            raise failure from error
+        except PgcloneError:
+            raise
+        except SystemExit as error:
+            if error.code in (None, 0):
+                is_done = True
+                return
+            told.output.clean(error)
+            raise failed(name, f"exit status {error.code}", told.output) from error
+        except Exception as error:
+            reporter.check()
+            told.output.clean(error)
+            raise failed(name, _reason(error), told.output) from error
+
+
+def _end(name: str, seconds: float, *, is_done: bool) -> str:
+    return f"{ENDED}{name} {TOOK if is_done else FAILED_AFTER} {seconds:.1f} s"
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip() or type(error).__name__
+
+
+def _named(error: HookFailed, name: str, output: Output) -> HookFailed:
+    """The error with the name of its hook, once."""
+    if error.message.startswith("the hook "):
+        return error
+    named = failed(name, error.message, output)
+    named.hint = error.hint
+    return named
+
+
+def _canceller(place: Place, shared: Transaction | None) -> Callable[[], None]:
+    """Cancels what the connections of this thread execute, from another thread."""
+    wrappers = [connections[alias] for alias in {DEFAULT_DB_ALIAS, place.alias}]
+
+    def cancel() -> None:
+        found: list[Any] = [wrapper.connection for wrapper in wrappers]
+        for connection in [*found, None if shared is None else shared.connection]:
+            if connection is not None:
+                with contextlib.suppress(psycopg2.Error):
+                    connection.cancel()
+
+    return cancel

@@ -1,0 +1,147 @@
+"""The connection of SQL and Python hooks: one transaction, which none of them ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import psycopg2
+import psycopg2.extensions
+from psycopg2 import sql
+
+from ..core.connection import ConnectionParams, one_row
+from ..core.errors import TransactionControl
+from ..core.server import remove_session_limits
+from ..core.statements import refuse_transaction_control, split
+from ..databases import site_params
+
+WHY = "Everything that hooks do before a swap is undone when a later one fails."
+
+
+def _refuse(what: str) -> NoReturn:
+    raise TransactionControl(f"a hook may not call {what}", hint=WHY)
+
+
+class HookCursor(psycopg2.extensions.cursor):
+    """Refuses what would end the transaction."""
+
+    def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 - psycopg2's own name
+        check_query(query, self)
+        super().execute(query, vars)
+
+    def executemany(self, query: Any, vars_list: Any) -> None:
+        check_query(query, self)
+        super().executemany(query, vars_list)
+
+
+class HookConnection(psycopg2.extensions.connection):
+    """A psycopg2 connection in a transaction that its owner ends; with psycopg 3's ``execute``."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self.cursor_factory = HookCursor
+
+    def execute(self, query: Any, params: Any = None) -> psycopg2.extensions.cursor:
+        cursor: psycopg2.extensions.cursor = self.cursor()
+        cursor.execute(query, params)
+        return cursor
+
+    def commit(self) -> None:
+        _refuse("connection.commit()")
+
+    def rollback(self) -> None:
+        _refuse("connection.rollback()")
+
+    def set_session(self, *_args: Any, **_keywords: Any) -> None:
+        _refuse("connection.set_session()")
+
+    def set_isolation_level(self, *_args: Any) -> None:
+        _refuse("connection.set_isolation_level()")
+
+    def tpc_begin(self, *_args: Any) -> None:
+        _refuse("connection.tpc_begin()")
+
+    def reset(self) -> None:
+        _refuse("connection.reset()")
+
+    def __enter__(self) -> NoReturn:
+        # Leaving such a block would commit.
+        _refuse("with connection")
+
+    @property
+    def autocommit(self) -> bool:
+        return False
+
+    @autocommit.setter
+    def autocommit(self, _value: bool) -> None:
+        _refuse("connection.autocommit = ...")
+
+    def end(self, *, commit: bool) -> None:
+        """Ends the transaction; for the owner of the connection."""
+        if commit:
+            super().commit()
+        else:
+            super().rollback()
+
+
+def check_query(query: Any, context: Any) -> None:
+    """:class:`TransactionControl` for a query that would end the transaction or begin one."""
+    for statement in split(text_of(query, context)):
+        refuse_transaction_control(statement)
+
+
+def text_of(query: Any, context: Any) -> str:
+    """The SQL in a text, in bytes, or in what ``psycopg2.sql`` or ``psycopg.sql`` compose."""
+    if isinstance(query, bytes):
+        return query.decode()
+    if isinstance(query, sql.Composable):
+        return str(query.as_string(context))
+    if hasattr(query, "as_string"):
+        # psycopg 3 composes by itself where it is given no connection of its own.
+        return str(query.as_string(None))
+    return str(query)
+
+
+class Transaction:
+    """One transaction for hooks in a row, and the proof that it is still the same one."""
+
+    def __init__(self, connection: HookConnection) -> None:
+        self.connection = connection
+        self._number = self._current()
+
+    def check(self, name: str) -> None:
+        """:class:`TransactionControl` when the hook has ended the transaction all the same."""
+        try:
+            same = self._current() == self._number
+        except psycopg2.InterfaceError as error:
+            raise TransactionControl(f'the hook "{name}" has closed its connection') from error
+        if not same:
+            raise TransactionControl(f'the hook "{name}" has ended the transaction', hint=WHY)
+
+    def _current(self) -> int:
+        with psycopg2.extensions.connection.cursor(
+            self.connection, cursor_factory=psycopg2.extensions.cursor
+        ) as cursor:
+            cursor.execute("SELECT pg_catalog.txid_current()")
+            return int(one_row(cursor)[0])
+
+
+@contextmanager
+def transaction(alias: str, database: str) -> Iterator[Transaction]:
+    """A transaction on ``database`` with the site's own role: committed at the end of the block,
+    undone by any error, also by the death of this process."""
+    params = site_params(alias).with_dbname(database)
+    connection = params.connect(autocommit=False, factory=HookConnection)
+    assert isinstance(connection, HookConnection)
+    try:
+        remove_session_limits(connection)
+        yield Transaction(connection)
+        connection.end(commit=True)
+    finally:
+        connection.close()
+
+
+def after_commit(alias: str, database: str) -> ConnectionParams:
+    """Where hooks do what cannot be done within a transaction."""
+    return site_params(alias).with_dbname(database)
