@@ -238,8 +238,6 @@ class _Binder:
         for token in tokens(self._text, start, end):
             if token.kind is Kind.DOLLAR_QUOTED:
                 pieces.append(self._dollar_quoted(token))
-            elif token.kind is Kind.COMMENT:
-                pieces.append(token.text)
             elif token.kind in {Kind.STRING, Kind.IDENTIFIER}:
                 pieces.append(self._within_quotes(token.start, token.end))
             elif brace := _BRACES.fullmatch(self._text, token.start, token.end):
