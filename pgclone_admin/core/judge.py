@@ -10,10 +10,11 @@ import psycopg2
 from psycopg2 import errorcodes
 
 from .connection import Connection
-from .errors import RestoreFailed
+from .errors import InvalidScript, RestoreFailed
 from .names import TableName
 from .process import Child, scrubbed
 from .progress import Reporter
+from .statements import split
 
 LONGEST_ERROR = 256 * 1024
 """Characters of one error of pg_restore that are kept."""
@@ -181,11 +182,6 @@ def failure(error: RestoreError) -> RestoreFailed:
     )
 
 
-def split_statements(commands: str) -> list[str]:
-    """The grants of one entry, of which each ends its line."""
-    return [statement for statement in re.split(r"(?<=;)\n+", commands) if statement]
-
-
 class Judge:
     """Tries again, as the same role, what pg_restore could not do.
 
@@ -252,7 +248,11 @@ class Judge:
         """
         skippable = {errorcodes.UNDEFINED_OBJECT, errorcodes.INSUFFICIENT_PRIVILEGE}
         not_the_grantor: psycopg2.Error | None = None
-        for statement in split_statements(command):
+        try:
+            statements = [statement.text for statement in split(command)]
+        except InvalidScript as unreadable:
+            raise failure(error) from unreadable
+        for statement in statements:
             if statement.startswith("RESET SESSION AUTHORIZATION") and not_the_grantor is not None:
                 not_the_grantor = None
                 continue

@@ -31,7 +31,6 @@ from .judge import (
     LoadReport,
     RestoreError,
     Tolerated,
-    split_statements,
 )
 from .names import TableName, quote_identifier
 from .preflight import left_out
@@ -39,6 +38,7 @@ from .process import Child
 from .programs import Command, Program, parse_command, restore_command
 from .progress import Reporter
 from .server import remove_session_limits
+from .statements import split
 from .temporary import LISTS, own_prefix
 
 SCRATCH_OPTIONS = "-c synchronous_commit=off"
@@ -163,9 +163,9 @@ class _Loader:
     def _grant_wrapper(self, cursor: Any, dump_id: int, statements: str) -> None:
         """Now, as the servers of the wrapper need it; again at the end where a role is missing."""
         done = True
-        for statement in split_statements(statements):
+        for statement in split(statements):
             try:
-                cursor.execute(statement)
+                cursor.execute(statement.text)
             except psycopg2.Error:
                 done = False
         if done:

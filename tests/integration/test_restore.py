@@ -17,6 +17,7 @@ from pgclone_admin.core.errors import (
     UnknownDatabase,
     UntrustedDump,
 )
+from pgclone_admin.core.judge import Judge, LoadReport, RestoreError
 from pgclone_admin.core.marks import MARK_PREFIX, Mark
 from pgclone_admin.core.names import LocalKey, derived_name
 from pgclone_admin.core.progress import SilentReporter
@@ -184,21 +185,23 @@ def test_a_failed_restore_into_a_missing_database_makes_none(make_site, storage_
 def test_grants_to_missing_roles_are_listed_and_their_neighbours_replayed(make_site, storage_root):
     site = make_site()
     server = site.server
-    server.admin('CREATE ROLE "gone; for good"')
+    # Quoted, so that neither the semicolon nor the line break ends a statement.
+    gone = '"gone;\nfor good"'
+    server.admin(f"CREATE ROLE {gone}")
     try:
         site.run(
-            'GRANT SELECT ON customer TO "gone; for good", other;'
-            'GRANT INSERT ON product TO reader, "gone; for good";'
-            'GRANT USAGE ON SCHEMA "schéma 2" TO "gone; for good";'
-            'GRANT EXECUTE ON FUNCTION log_change() TO "gone; for good", reader;'
-            'GRANT SELECT (name) ON customer TO "gone; for good", other;'
-            'ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO "gone; for good", other;'
-            'ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE ON SEQUENCES TO "gone; for good"'
+            f"GRANT SELECT ON customer TO {gone}, other;"
+            f"GRANT INSERT ON product TO reader, {gone};"
+            f'GRANT USAGE ON SCHEMA "schéma 2" TO {gone};'
+            f"GRANT EXECUTE ON FUNCTION log_change() TO {gone}, reader;"
+            f"GRANT SELECT (name) ON customer TO {gone}, other;"
+            f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {gone}, other;"
+            f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE ON SEQUENCES TO {gone}"
         )
         key = take(site, storage_root)
-        server.run('DROP OWNED BY "gone; for good"', site.name)
+        server.run(f"DROP OWNED BY {gone}", site.name)
     finally:
-        server.admin('DROP ROLE "gone; for good"')
+        server.admin(f"DROP ROLE {gone}")
     expected = site.fingerprint()
     spoil(site)
 
@@ -208,9 +211,18 @@ def test_grants_to_missing_roles_are_listed_and_their_neighbours_replayed(make_s
     assert site.fingerprint() == expected
     skipped = result.report.skipped_grants
     assert len(skipped) == 7
-    assert all('TO "gone; for good"' in statement for statement in skipped)
-    assert all('role "gone; for good" does not exist' in statement for statement in skipped)
+    assert all(f"TO {gone}" in statement for statement in skipped)
+    assert all(f"role {gone} does not exist" in statement for statement in skipped)
     assert sorted(reporter.warnings) == sorted(f"left out: {each}" for each in skipped)
+
+
+def test_a_grant_that_cannot_be_read_fails_the_restore(make_site):
+    error = RestoreError("ACL public TABLE t app", 'ERROR:  x\nCommand was: GRANT ALL ON t TO "a')
+    with contextlib.closing(make_site(empty=True).params().connect()) as connection:
+        judge = Judge(connection, (), LoadReport())
+        with pytest.raises(RestoreFailed, match="pg_restore failed: ERROR:  x") as caught:
+            judge.judge([error])
+    assert caught.value.hint == "The live database was not touched."
 
 
 def test_a_policy_for_a_missing_role_fails_the_restore(make_site, storage_root):

@@ -14,7 +14,6 @@ from pgclone_admin.core.judge import (
     LONGEST_ERROR,
     ErrorCollector,
     RestoreError,
-    split_statements,
 )
 from pgclone_admin.core.process import Child
 from pgclone_admin.core.programs import Command
@@ -144,14 +143,6 @@ def test_grants_that_the_server_only_warns_of_are_listed_once_each() -> None:
         'DEFAULT ACL "s.DEFAULT PRIVILEGES FOR TABLES" (en otra lengua)',
     ]
     assert collector.errors == []
-
-
-def test_the_grants_of_one_entry_are_told_apart() -> None:
-    commands = 'GRANT SELECT ON TABLE "a; b" TO x;\nREVOKE ALL ON TABLE c FROM y;\n\n'
-    assert split_statements(commands) == [
-        'GRANT SELECT ON TABLE "a; b" TO x;',
-        "REVOKE ALL ON TABLE c FROM y;",
-    ]
 
 
 def test_f54_the_message_of_an_error_is_shown_without_the_password() -> None:

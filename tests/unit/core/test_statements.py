@@ -89,6 +89,8 @@ ATOMIC = "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC"
         ("E'a' /* x */\n'\\'; c", ["E'a' /* x */\n'\\'", "c"]),
         ("E'a'\n-'\\'; c", ["E'a'\n-'\\'", "c"]),
         ("'a'\n'\\'; c", ["'a'\n'\\'", "c"]),
+        ('GRANT a ON t TO "x;\ny";\nREVOKE b ON t FROM z;\n\n', [
+            'GRANT a ON t TO "x;\ny"', "REVOKE b ON t FROM z"]),
         # Dollar quotes.
         ("$$a;b$$; c", ["$$a;b$$", "c"]),
         ("$$it's; \"; /* ; -- ; \\$$; c", ["$$it's; \"; /* ; -- ; \\$$", "c"]),
