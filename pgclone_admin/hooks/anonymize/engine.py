@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg2
-from psycopg2 import errorcodes
 
 from ...core import evidence
 from ...core.connection import Connection, one_row
@@ -26,8 +25,11 @@ _STATISTICS = (
 _SESSION = {"row_security": "off", "TimeZone": "UTC", "DateStyle": "ISO, YMD"}
 """No policy hides a row without an error, and a primary key has one spelling."""
 
-_DATA_EXCEPTION = "22"
-"""Class of errors whose messages quote values."""
+_QUOTING = ("22", "P0")
+"""Classes of errors whose messages quote values: of data, and raised by functions."""
+
+_NOT_DONE = "Nothing of it is committed."
+_STILL_THERE = "Raw rows are still in the files of the database: drop it, or try again."
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Anonymization:
             relations = [catalog.find(cursor, table) for table in changed]
             for table, relation in zip(changed, relations, strict=True):
                 check()
-                with _told(table.label):
+                with _told(f"{table.label} could not be anonymized"):
                     # Events of earlier hooks would forbid to alter the table.
                     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
                     with catalog.undisturbed(cursor, relation):
@@ -88,10 +90,10 @@ class Anonymization:
                 note(f"{table.label}: {counts[table.label]:,} rows, {names}")
             for view in catalog.materialized_views(cursor):
                 check()
-                with _told(str(view)):
+                with _told(f"the rows of {view} could not be made anew"):
                     cursor.execute(f"REFRESH MATERIALIZED VIEW {view.quoted}")
                 note(f"{view}: refreshed")
-            with _told("the evidence"):
+            with _told("that it is anonymized could not be written into the database"):
                 cursor.execute("SET CONSTRAINTS ALL DEFERRED")
                 evidence.write(cursor, digest=self.digest, fields=self.fields)
         return counts
@@ -113,7 +115,7 @@ class Anonymization:
             # Of a parent, the statistics over all of its parts, once these are clean.
             parents = [relation.name for relation in relations if relation.has_parts]
             for name in [*parents, *catalog.materialized_views(cursor)]:
-                with _told(str(name)):
+                with _told(f"{name} could not be analyzed", _STILL_THERE):
                     cursor.execute(f"ANALYZE {name.quoted}")
             for name in _STATISTICS:
                 _rewrite(cursor, name)
@@ -122,12 +124,13 @@ class Anonymization:
 def _rewrite(cursor: Any, name: TableName) -> None:
     """Writes a table anew. VACUUM only warns where it is not allowed, so its work is looked at."""
     before = _file(cursor, name)
-    with _told(str(name)):
+    with _told(f"raw rows could not be removed from {name}", _STILL_THERE):
         cursor.execute(f"VACUUM (FULL, ANALYZE) {name.quoted}")
     if _file(cursor, name) == before:
         raise PermissionMissing(
             f"raw rows could not be removed from {name}: the role may not vacuum it",
-            hint="The role has to own the table, or the database where it is one of the catalog.",
+            hint="The role has to own the table, or the database for a table of the catalog. "
+            + _STILL_THERE,
         )
 
 
@@ -149,7 +152,7 @@ def _session(cursor: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _told(what: str, hint: str = _NOT_DONE) -> Iterator[None]:
     """Errors of the server, without the values of rows that they quote.
 
     Neither the detail of an error nor the error itself goes on: both would show them.
@@ -157,11 +160,7 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except psycopg2.Error as error:
-        code = error.pgcode or ""
         reason = error.diag.message_primary or type(error).__name__
-        if code.startswith(_DATA_EXCEPTION):
-            reason = errorcodes.lookup(code).lower().replace("_", " ")
-        raise HookFailed(
-            f"{what} could not be anonymized: {reason}",
-            hint="Nothing of it is committed. A rule makes a value that the table does not take.",
-        ) from None
+        if (error.pgcode or "").startswith(_QUOTING):
+            reason = f"error {error.pgcode}, {type(error).__name__}"
+        raise HookFailed(f"{what}: {reason}", hint=hint) from None

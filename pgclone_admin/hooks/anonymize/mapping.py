@@ -15,6 +15,7 @@ from django.db.models import Model
 
 from ...core.errors import ConfigurationError, UnknownModel
 from ...core.names import quote_identifier
+from ...settings import settings
 from .rules import KEEP, AnyField, Rule, as_text, check, label_of
 
 HINT = "A map says {model.field: rule} or {model: {field: rule}}. Nothing was changed."
@@ -52,6 +53,12 @@ def read(mapping: Mapping[str, Any], *, seed: str) -> tuple[TableChange, ...]:
     for model, name, given in _entries(mapping):
         target = _field(model, name)
         where = label_of(target)
+        if target.model._meta.app_label in settings.keep_apps:
+            raise ConfigurationError(
+                f"{where} cannot be anonymized: its rows are those of the running site",
+                hint="No dump has rows of the apps in PGCLONE_KEEP_APPS, and a restore leaves them "
+                "as they are. Nothing was changed.",
+            )
         rule = Rule.parse(given, where)
         check(rule, target, seed=seed)
         # A field that is inherited lies in the table of the model that it comes from.

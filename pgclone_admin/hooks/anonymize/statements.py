@@ -95,7 +95,7 @@ def _value(change: FieldChange, relation: Relation, seed: str) -> sql.Composable
 
 def _unusable() -> sql.Composable:
     """As Django marks it: an exclamation mark and 40 random characters."""
-    return sql.SQL(f"'!' || {_RANDOM} || left({_RANDOM}, 8)")
+    return sql.SQL(f"'!' || {_RANDOM} || left(md5(random()::text), 8)")
 
 
 def _known(password: str, old: sql.Composable) -> sql.Composable:
@@ -114,7 +114,7 @@ def _known(password: str, old: sql.Composable) -> sql.Composable:
     return sql.SQL(
         "(SELECT 'pbkdf2_sha256$1$' || salt || '$' || encode(sha256(decode({outer}, 'hex') ||"
         " sha256(decode({inner}, 'hex') || convert_to(salt, 'UTF8') || decode('00000001', 'hex'))),"
-        " 'base64') FROM (SELECT md5({random} || {old}::text) AS salt OFFSET 0) AS pgclone_salt)"
+        " 'base64') FROM (SELECT md5(concat({random}, {old})) AS salt OFFSET 0) AS pgclone_salt)"
     ).format(inner=inner, outer=outer, random=sql.SQL(_RANDOM), old=old)
 
 

@@ -172,6 +172,10 @@ def test_a_rule_that_a_field_cannot_take_is_refused(field, rule, said):
     assert said in message
 
 
+def test_a_kept_table_is_refused_as_its_rows_are_not_those_of_the_dump():
+    assert "running site" in refusal({"sessions.Session.session_data": "text"})
+
+
 def test_a_hash_without_a_seed_is_refused():
     assert "needs a seed" in refusal({"clinic.Patient.card": "hash"}, seed="")
 
