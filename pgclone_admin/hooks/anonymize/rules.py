@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.hashers import get_hashers
 from django.core.exceptions import ValidationError
 from django.db.models import Field, JSONField, UniqueConstraint
@@ -109,13 +108,16 @@ def _only_of(constraint: UniqueConstraint, name: str) -> bool:
     used = {
         each.name
         for expression in constraint.expressions
-        for each in expression.flatten()  # type: ignore[union-attr]
+        for each in (expression.flatten() if hasattr(expression, "flatten") else [expression])
         if hasattr(each, "name") and isinstance(each.name, str)
     }
     return used == {name}
 
 
 def is_login_password(target: AnyField) -> bool:
+    # Imported late: a model cannot be imported before the apps are ready, and hooks may be.
+    from django.contrib.auth.base_user import AbstractBaseUser  # noqa: PLC0415
+
     return issubclass(target.model, AbstractBaseUser) and target.name == "password"
 
 

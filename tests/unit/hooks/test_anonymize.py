@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.conf import settings
+from django.db.models import F, UniqueConstraint
+from django.db.models.functions import Upper
 from django.test import override_settings
 
 from pgclone_admin.core.errors import ConfigurationError, UnknownModel
@@ -66,6 +68,17 @@ def test_an_inherited_field_lies_in_the_table_of_its_own_model():
 
 def test_a_proxy_stands_for_its_model():
     assert parse({"clinic.Stranger.email": "email"}).fields == ("clinic.Patient.email",)
+
+
+def test_a_table_is_named_as_django_names_it(monkeypatch):
+    options = apps.get_model("clinic.Visit")._meta
+    for name, quoted in {
+        "Big visit": '"Big visit"',
+        'a"b': '"a""b"',
+        '"other"."visit"': '"other"."visit"',
+    }.items():
+        monkeypatch.setattr(options, "db_table", name)
+        assert parse({"clinic.Visit.visitor": "name"}).models[0].table == quoted
 
 
 def test_a_composite_primary_key_is_known():
@@ -170,6 +183,16 @@ def test_a_rule_that_a_field_cannot_take_is_refused(field, rule, said):
     message = refusal({f"clinic.{field}": rule})
     assert message.startswith(f"clinic.{field} ")
     assert said in message
+
+
+@pytest.mark.parametrize("expression", [F("visitor"), F("visitor").desc(), Upper(F("visitor"))])
+def test_a_constraint_makes_a_field_unique_however_it_is_written(monkeypatch, expression):
+    constraint = UniqueConstraint(expression, name="one")
+    monkeypatch.setattr(apps.get_model("clinic.Visit")._meta, "constraints", [constraint])
+    assert "it is unique" in refusal({"clinic.Visit.visitor": "name"})
+    both = UniqueConstraint(expression, "number", name="both")
+    monkeypatch.setattr(apps.get_model("clinic.Visit")._meta, "constraints", [both])
+    assert parse({"clinic.Visit.visitor": "name"}).fields == ("clinic.Visit.visitor",)
 
 
 def test_a_kept_table_is_refused_as_its_rows_are_not_those_of_the_dump():
