@@ -19,7 +19,10 @@ TIMESTAMP_FORMAT = "%Y-%m-%d-%H-%M-%S-%f"
 
 _TIMESTAMP = r"\d{4}-\d{2}-\d{2}-\d{2}-\d{2}-\d{2}-\d{1,6}"
 _CURRENT_FILE = re.compile(rf"(?P<timestamp>{_TIMESTAMP})\.dump")
-_VERSION_1_FILE = re.compile(rf"(?P<timestamp>{_TIMESTAMP})\.(?P<config>[^/]+)\.dump")
+_VERSION_1_FILE = re.compile(
+    rf"(?P<timestamp>{_TIMESTAMP}|{_TIMESTAMP.replace('-', '_')})\.(?P<config>[^/]+)\.dump"
+)
+"""The releases of 1.x wrote underscores into the time."""
 _PERCENT_ENCODED = re.compile(r"%(2e|2f|5c|00)", re.IGNORECASE)
 _UNSAFE_IN_NEW_PART = re.compile(r"[^a-zA-Z0-9_-]")
 
@@ -103,7 +106,7 @@ def check_relative_path(text: str) -> None:
 
 def _read_timestamp(text: str) -> datetime | None:
     try:
-        return datetime.strptime(text, TIMESTAMP_FORMAT).replace(tzinfo=UTC)
+        return datetime.strptime(text.replace("_", "-"), TIMESTAMP_FORMAT).replace(tzinfo=UTC)
     except ValueError:
         return None
 

@@ -25,7 +25,7 @@ from tests.unit import PROPERTY, any_text, names
 
 MOMENT = datetime(2026, 11, 21, 5, 4, 3, 21, tzinfo=UTC)
 KEY = "prod/default/nightly/2026-11-21-05-04-03-000021.dump"
-VERSION_1_KEY = "shop_prod/2021-03-01-12-30-00-000007.default.dump"
+VERSION_1_KEY = "shop_prod/2021_03_01_12_30_00_000007.default.dump"
 
 ROLES = ("temp", "swap", "pre", "post", "undo")
 
@@ -52,8 +52,13 @@ def test_a_key_of_today_tells_all_its_parts() -> None:
     assert key == new_key()
 
 
-def test_a_key_of_version_1_tells_database_configuration_and_time_but_no_instance() -> None:
-    key = DumpKey.parse(VERSION_1_KEY)
+@pytest.mark.parametrize(
+    "text", [VERSION_1_KEY, VERSION_1_KEY.replace("2021_03_01_12_30_00_", "2021-03-01-12-30-00-")]
+)
+def test_a_key_of_version_1_tells_database_configuration_and_time_but_no_instance(
+    text: str,
+) -> None:
+    key = DumpKey.parse(text)
     assert (key.instance, key.database, key.config) == (None, "shop_prod", "default")
     assert key.taken_at == datetime(2021, 3, 1, 12, 30, 0, 7, tzinfo=UTC)
     assert key.is_standard
@@ -77,6 +82,9 @@ def test_a_configuration_of_version_1_may_hold_dots() -> None:
         "a/prod/default/nightly/2026-11-21-05-04-03-000021.dump",
         "2021-03-01-12-30-00-000007.default.dump",
         "shop/2021-03-01-12-30-00-000007.dump",
+        "shop/2021_03_01-12_30_00_000007.default.dump",
+        "shop/2021_13_01_12_30_00_000007.default.dump",
+        "prod/default/nightly/2026_11_21_05_04_03_000021.dump",
     ],
 )
 def test_a_key_made_by_hand_is_read_but_tells_nothing(text: str) -> None:
