@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from pgclone_admin import options
 from pgclone_admin.core.errors import ConfigurationError, UnknownConfiguration
 from pgclone_admin.options import (
     CONFIGURATION_KEYS,
+    NO_CONFIGURATION,
     Arguments,
     Options,
     configuration_names,
@@ -20,116 +23,135 @@ from pgclone_admin.options import (
 )
 from pgclone_admin.settings import settings
 
-SOURCES = ("setting", "configuration", "argument")
+NOWHERE: Any = object()
+"""In the table: the option cannot be given there."""
 
-# One value for each source; they differ, and an empty list or False is a value like others.
-VALUES: dict[str, tuple[Any, Any, Any]] = {
-    "database": ("by_setting", "by_configuration", "by_argument"),
-    "dump_key": (None, "by/configuration", ":by_argument"),
-    "exclude": (["a.Setting"], ["a.Configuration"], []),
-    "hook_params": ({"srid": 1}, {"srid": 2}, {"srid": 3}),
-    "instance": ("by-setting", "by-configuration", "by-argument"),
-    "post_swap_hooks": (["by_setting"], [{"code": "SELECT 2"}], []),
-    "pre_dump_hooks": (["by_setting"], [], ["by_argument"]),
-    "pre_swap_hooks": (["by_setting"], ["by_configuration", "migrate"], []),
-    "reversible": (True, False, True),
-    "storage_location": ("by/setting", "by/configuration/", "s3://by/argument"),
+
+@dataclass(frozen=True)
+class Row:
+    """What the option is without anything, and one value for each place to give it.
+
+    The values differ, and an empty list or False is a value like others.
+    """
+
+    default: Any
+    setting: Any
+    configuration: Any
+    argument: Any
+    changes_content: bool = False
+    """Whether a dump that is made with the argument is not what its configuration promises."""
+    together: Callable[[list[Any]], Any] = lambda given: given[-1]
+    """What several of the values, in the order of the places, amount to."""
+
+
+# A new option is a new line.
+TABLE: dict[str, Row] = {
+    "database": Row("default", "by_setting", "by_configuration", "by_argument"),
+    "dump_key": Row(None, NOWHERE, "by/configuration", ":by_argument"),
+    "exclude": Row([], ["a.Setting"], ["a.Configuration"], [], changes_content=True),
+    "instance": Row(socket.gethostname(), "by-setting", "by-configuration", "by-argument"),
+    "pre_dump_hooks": Row([], ["by_setting"], [], ["by_argument"], changes_content=True),
+    "pre_swap_hooks": Row(["migrate"], ["a"], ["b", "migrate"], [], changes_content=True),
+    "reversible": Row(False, True, False, True),
+    "storage_location": Row(".pgclone/", "by/setting", "by/configuration/", "s3://by/argument"),
 }
 
+NO_OPTIONS = {"config"}
+"""Fields that say something about the options, and are none."""
+
+CONFIGURATIONS = ("none", "of today", "of the database", "of 1.x", "default of 1.x")
+
 PRECEDENCE = [
-    pytest.param(option, given, id=f"{option}-{'+'.join(given) or 'nowhere'}")
-    for option in VALUES
-    for count in range(4)
-    for given in itertools.combinations(SOURCES, count)
-    if not (option == "dump_key" and "setting" in given)
+    pytest.param(option, verb, setting, configuration, argument, id="-".join(told))
+    for option, row in TABLE.items()
+    for verb in ("dump", "restore", "")
+    for setting in ([False, True] if row.setting is not NOWHERE else [False])
+    for configuration in CONFIGURATIONS
+    for argument in ([False, True] if row.argument is not NOWHERE else [False])
+    # Those of 1.x speak of a verb, and every option can stand in a configuration.
+    if verb or not configuration.endswith("1.x")
+    for told in [
+        [
+            option,
+            verb or "other",
+            *(["setting"] if setting else []),
+            f"configuration {configuration}",
+            *(["argument"] if argument else []),
+        ]
+    ]
 ]
 
 
-def test_the_table_below_has_every_option() -> None:
-    # Nobody can say for one run that raw data may do.
-    assert set(VALUES) == set(CONFIGURATION_KEYS) - {"require_anonymized"}
-    found_out = {"config", "given_params", "require_anonymized"}
-    assert set(VALUES) | found_out == {field.name for field in dataclasses.fields(Options)}
-    assert set(VALUES) | {"config"} == {field.name for field in dataclasses.fields(Arguments)}
+def fields_of(kind: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)} - NO_OPTIONS
 
 
-@pytest.mark.parametrize("verb", ["dump", "restore", ""])
-@pytest.mark.parametrize(("option", "given"), PRECEDENCE)
+def test_the_table_has_every_option_and_every_place_to_give_it() -> None:
+    def given_by(place: str) -> set[str]:
+        return {name for name, row in TABLE.items() if getattr(row, place) is not NOWHERE}
+
+    assert fields_of(Options) == set(TABLE)
+    assert fields_of(Arguments) == given_by("argument")
+    assert set(CONFIGURATION_KEYS) == given_by("configuration")
+    assert given_by("setting") == {name for name in TABLE if hasattr(type(settings), name)}
+
+
+def place(
+    monkeypatch: pytest.MonkeyPatch, where: str, verb: str, content: dict[str, Any]
+) -> tuple[str | None, str, dict[str, Any]]:
+    """What ``-c`` says for a configuration with this content, its label, and the settings."""
+    stored = [content] if where == "of the database" else []
+    monkeypatch.setattr(options, "stored_configuration", lambda _name: stored)
+    if where == "none":
+        return None, NO_CONFIGURATION, {}
+    if where == "of the database":
+        return "nightly", "nightly", {}
+    if where == "of today":
+        return "nightly", "nightly", {"PGCLONE_CONFIGS": {"nightly": content}}
+    name = "default" if where.startswith("default") else "nightly"
+    given = None if name == "default" else name
+    return given, name, {f"PGCLONE_{verb.upper()}_CONFIGS": {name: content}}
+
+
+@pytest.mark.parametrize(("option", "verb", "setting", "configuration", "argument"), PRECEDENCE)
 def test_an_argument_wins_over_a_configuration_and_that_over_a_setting(
-    option: str, given: tuple[str, ...], verb: str
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    option: str,
+    verb: str,
+    setting: bool,
+    configuration: str,
+    argument: bool,
 ) -> None:
-    value = dict(zip(SOURCES, VALUES[option], strict=True))
-    configuration = {option: value["configuration"]} if "configuration" in given else {}
-    changes: dict[str, Any] = {"PGCLONE_CONFIGS": {"nightly": configuration}}
-    if "setting" in given:
-        changes[f"PGCLONE_{option.upper()}"] = value["setting"]
-    argument = {option: value["argument"]} if "argument" in given else {}
-    default = getattr(settings, option, None)
-    expected = value[given[-1]] if given else default
+    row = TABLE[option]
+    content = {option: row.configuration}
+    name, label, changes = place(monkeypatch, configuration, verb, content)
+    given = []
+    if setting:
+        changes[f"PGCLONE_{option.upper()}"] = row.setting
+        given.append(row.setting)
+    if configuration != "none":
+        given.append(row.configuration)
+    arguments = Arguments(config=name)
+    if argument:
+        arguments = dataclasses.replace(arguments, **{option: row.argument})
+        given.append(row.argument)
+
     with override_settings(**changes):
-        options = resolve(Arguments(config="nightly", **argument), verb=verb)
-        assert getattr(options, option) == expected
-        # Nothing else has moved.
-        for other in set(VALUES) - {option}:
-            assert getattr(options, other) == getattr(settings, other, None)
+        resolved = resolve(arguments, verb=verb)
+
+    assert getattr(resolved, option) == (row.together(given) if given else row.default)
+    assert resolved.config == (NO_CONFIGURATION if argument and row.changes_content else label)
+    for other in set(TABLE) - {option}:
+        assert getattr(resolved, other) == TABLE[other].default
 
 
-def test_without_anything_the_settings_apply() -> None:
-    assert resolve(Arguments(), verb="dump") == Options(
-        config="none",
-        database="default",
-        instance=settings.instance,
-        storage_location=".pgclone/",
-        dump_key=None,
-        exclude=[],
-        pre_dump_hooks=[],
-        pre_swap_hooks=["migrate"],
-        post_swap_hooks=[],
-        hook_params={},
-        given_params=(),
-        require_anonymized=False,
-        reversible=False,
-    )
-
-
-@pytest.mark.parametrize("setting", [False, True])
-@pytest.mark.parametrize("configured", [False, True, None])
-def test_anonymized_data_is_required_by_the_settings_or_the_configuration(
-    setting: bool, configured: bool | None
-) -> None:
-    configuration = {} if configured is None else {"require_anonymized": configured}
-    with override_settings(
-        PGCLONE_REQUIRE_ANONYMIZED=setting, PGCLONE_CONFIGS={"nightly": configuration}
-    ):
-        options = resolve(Arguments(config="nightly"), verb="restore")
-    assert options.require_anonymized is (setting or bool(configured))
-
-
-def test_parameters_of_hooks_are_looked_for_one_by_one() -> None:
-    changes: dict[str, Any] = {
-        "PGCLONE_HOOK_PARAMS": {"a": 1, "b": 1, "c": 1},
-        "PGCLONE_CONFIGS": {"nightly": {"hook_params": {"b": 2, "c": 2}}},
+def test_an_option_that_is_given_nowhere_has_its_default() -> None:
+    resolved = resolve(Arguments(), verb="dump")
+    assert {name: getattr(resolved, name) for name in TABLE} == {
+        name: row.default for name, row in TABLE.items()
     }
-    with override_settings(**changes):
-        options = resolve(Arguments(config="nightly", hook_params={"c": 3}), verb="restore")
-    assert options.hook_params == {"a": 1, "b": 2, "c": 3}
-    assert options.given_params == ("c",)
-
-
-def test_a_name_of_a_declared_hook_stands_for_that_hook() -> None:
-    declared = {"code": "SELECT 1", "name": "views"}
-    with override_settings(PGCLONE_CONFIGS={"nightly": {"pre_swap_hooks": ["migrate", declared]}}):
-        options = resolve(Arguments(pre_swap_hooks=["views", "migrate", "other"]), verb="restore")
-    assert options.pre_swap_hooks == [declared, "migrate", "other"]
-
-
-def test_two_hooks_with_one_name_are_refused() -> None:
-    hooks = [{"code": "SELECT 1", "name": "views"}, {"code": "SELECT 2", "name": "views"}]
-    with (
-        override_settings(PGCLONE_PRE_SWAP_HOOKS=hooks),
-        pytest.raises(ConfigurationError, match='two hooks are called "views"'),
-    ):
-        resolve(Arguments(pre_swap_hooks=["views"]), verb="restore")
+    assert resolved.config == NO_CONFIGURATION
 
 
 # -- what stands in a configuration ---------------------------------------------------------------
@@ -191,9 +213,7 @@ def test_f51_a_key_that_is_not_known_is_refused(key: Any) -> None:
         ("exclude", 5),
         ("exclude", [5]),
         ("instance", True),
-        ("pre_dump_hooks", 5),
-        ("hook_params", ["srid"]),
-        ("require_anonymized", 1),
+        ("pre_dump_hooks", {"migrate": 1}),
         ("pre_swap_hooks", [["migrate"]]),
         ("reversible", "yes"),
         ("reversible", 1),
@@ -322,26 +342,13 @@ def test_a_name_that_means_two_configurations_is_refused(verb: str, old: str) ->
 # -- the label in a dump key ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "label"),
-    [
-        ({}, "nightly"),
-        ({"database": "reporting"}, "nightly"),
-        ({"instance": "prod"}, "nightly"),
-        ({"storage_location": "s3://x/"}, "nightly"),
-        ({"reversible": True}, "nightly"),
-        ({"dump_key": ":pre"}, "nightly"),
-        # What changes the content of a dump: it is not what the configuration promises.
-        ({"exclude": ["auth.User"]}, "none"),
-        ({"exclude": []}, "none"),
-        ({"pre_dump_hooks": ["x"]}, "none"),
-        ({"pre_dump_hooks": []}, "none"),
-    ],
-)
-def test_the_label_is_the_configuration_unless_an_argument_changes_the_content(
-    arguments: dict[str, Any], label: str
+@pytest.mark.parametrize("option", [name for name, row in TABLE.items() if row.changes_content])
+def test_what_changes_the_content_takes_the_label_away_even_if_it_is_empty_or_the_same(
+    option: str,
 ) -> None:
-    assert resolved({"exclude": ["a.B"]}, **arguments).config == label
+    row = TABLE[option]
+    for value in (type(row.argument)(), row.configuration):
+        assert resolved({option: row.configuration}, **{option: value}).config == NO_CONFIGURATION
 
 
 def test_the_label_without_a_configuration_is_none() -> None:
