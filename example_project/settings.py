@@ -91,3 +91,6 @@ PGCLONE_CONFIGS = {
         "reversible": True,
     },
 }
+
+RDS_OWNER = "rds_superuser"
+"""Who gets what PostGIS made, where the hook rds_prep_hook runs."""
