@@ -1,4 +1,4 @@
-# Sourced by scripts/test and scripts/demo.
+# Sourced by the other scripts, and by tests that need the environment of a peer.
 
 # Usage: prepare_environment DIRECTORY EXTRA
 # Leaves a virtual environment with this project and the extra in DIRECTORY. It is built
@@ -33,5 +33,23 @@ prepare_environment() {
     "$directory/bin/python" -m pip install --quiet --disable-pip-version-check \
         --editable ".[$extra]" >&2
     # Written last: an environment without it was interrupted and is built again.
+    printf '%s\n' "$stamp" >"$directory/.stamp"
+}
+
+# Usage: prepare_peers DIRECTORY FILE...
+# Leaves a virtual environment with the requirements of the files in DIRECTORY, for what is no
+# dependency of anything here and would not go well with this project in one environment.
+prepare_peers() {
+    local directory=$1 python=${PYTHON:-python3} stamp
+    shift
+    stamp=$("$python" -c 'import sys; print(sys.version, sys.prefix)'; pwd; cat "$@")
+    if [[ -f $directory/.stamp && $(<"$directory/.stamp") == "$stamp" ]]; then
+        return 0
+    fi
+
+    echo "Preparing $directory (only when $* changed) ..." >&2
+    rm -rf "$directory"
+    "$python" -m venv "$directory" && "$directory/bin/python" -m pip install --quiet \
+        --disable-pip-version-check "${@/#/--requirement=}" >&2 || return 1
     printf '%s\n' "$stamp" >"$directory/.stamp"
 }

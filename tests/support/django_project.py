@@ -184,6 +184,7 @@ class Manage:
         database: Any = None,
         input: bytes | str | None = None,  # noqa: A002 - as subprocess calls it
         env: Mapping[str, str | None] | None = None,
+        python: Path | str = sys.executable,
         **keys: Any,
     ) -> Running:
         """Start a command and return at once; it is ended when the test ends."""
@@ -193,7 +194,7 @@ class Manage:
         output = file.with_suffix(".stdout").open("wb")
         errors = file.with_suffix(".stderr").open("wb")
         process = subprocess.Popen(
-            [sys.executable, str(MANAGE), *args],
+            [str(python), str(MANAGE), *args],
             env=environment,
             cwd=self.folder,
             stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
