@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from tests.support import SECRET_ROW
 from tests.support.django_project import Completed, Project
-from tests.support.peer import Peer
+from tests.support.documents import named, names_of_others
+from tests.support.peer import Peer, peer_package
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -198,6 +200,24 @@ def test_what_a_setting_forbids_is_refused_in_both(
     assert project.oid == oid
     assert [file for file in project.files() if file.endswith(".dump")] == [key]
     assert project.server.oid(f"{project.name}_copy") is None
+
+
+NAMES = {
+    "settings.py": r'"(PGCLONE_[A-Z0-9_]+)"',
+    "options.py": r'config_opts\.get\("(\w+)"\)',
+    "management/commands/pgclone.py": r'"(--?[a-z][a-z-]*)"|"(\w+)": \w+Command',
+}
+"""What its files say of settings, keys of configurations, flags and commands."""
+
+
+def test_the_guide_names_every_setting_key_flag_and_command() -> None:
+    names = {
+        next(filter(None, found.groups()))
+        for file, pattern in NAMES.items()
+        for found in re.finditer(pattern, (peer_package() / file).read_text("utf-8"))
+    }
+    assert {"PGCLONE_CONN_DB", "dump_key", "copy", "--pre-swap-hook", "-s"} <= names
+    assert sorted(name for name in names if not named(names_of_others(), name)) == []
 
 
 # -- local copies ----------------------------------------------------------------------------------

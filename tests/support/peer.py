@@ -34,6 +34,12 @@ def peer_python() -> Path:
     return ENVIRONMENT / "bin" / "python"
 
 
+def peer_package() -> Path:
+    """The installed source of django-pgclone."""
+    (folder,) = peer_python().parent.parent.glob("lib/python*/site-packages/pgclone")
+    return folder
+
+
 class Peer:
     """The commands of django-pgclone for a project: the same models, database and dumps."""
 
