@@ -13,7 +13,7 @@ from psycopg2 import sql
 from ..core.connection import ConnectionParams, one_row
 from ..core.errors import TransactionControl
 from ..core.server import remove_session_limits
-from ..core.statements import refuse_transaction_control, split
+from ..core.statements import refuse_transaction_control, require_standard_strings, split
 from ..databases import site_params
 
 WHY = "Everything that hooks do before a swap is undone when a later one fails."
@@ -87,6 +87,7 @@ class HookConnection(psycopg2.extensions.connection):
 
 def check_query(query: Any, context: Any) -> None:
     """:class:`TransactionControl` for a query that would end the transaction or begin one."""
+    require_standard_strings(getattr(context, "connection", context))
     for statement in split(text_of(query, context)):
         refuse_transaction_control(statement)
 
@@ -135,6 +136,7 @@ def transaction(alias: str, database: str) -> Iterator[Transaction]:
     connection = params.connect(autocommit=False, factory=HookConnection)
     assert isinstance(connection, HookConnection)
     try:
+        connection.execute("SET standard_conforming_strings = on")
         remove_session_limits(connection)
         yield Transaction(connection)
         connection.end(commit=True)

@@ -10,11 +10,11 @@ from typing import Any
 import psycopg2
 
 from ..core.errors import ConfigurationError, HookFailed, UsageError
+from ..core.placeholders import bind, literal
 from ..core.statements import (
     Statement,
-    bind,
-    literal,
     refuse_transaction_control,
+    require_standard_strings,
     split,
 )
 from .base import Kind, Labels, Output
@@ -93,9 +93,14 @@ def run_script(
     """
     if values is not None:
         text = bind(text, {name: literal(value, connection) for name, value in values.items()})
+    statements = split(text)
+    for statement in statements:
+        refuse_transaction_control(statement)
     cursor = connection.cursor()
-    for statement in split(text):
+    for statement in statements:
         check()
+        # Otherwise the server might read another statement than the one that was looked at.
+        require_standard_strings(connection)
         try:
             cursor.execute(statement.text)
         except psycopg2.Error as error:

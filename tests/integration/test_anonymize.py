@@ -67,7 +67,8 @@ def fill(site: Site, count: int = 50, *, longest_note: int = 299) -> None:
                                     notes, born, doctor_id, badge_id, allergies, history)
         SELECT '{RAW}' || i, '{RAW}' || i, 'rawcan' || i % 99, '{RAW}' || i || '@real.example',
                CASE WHEN i % 2 = 0 THEN '{RAW}' || i ELSE '' END, '{RAW}' || i,
-               '{RAW}' || i % 7, repeat('{RAW} ', i % {notes}), date '1980-01-01' + i % 9000, 1, 'D2',
+               '{RAW}' || i % 7, repeat('{RAW} ', i % {notes}), date '1980-01-01' + i % 9000,
+               1, 'D2',
                ARRAY['{RAW}', 'nuts'], jsonb_build_object('was', '{RAW}')
           FROM generate_series(1, {count}) AS i
         """

@@ -323,6 +323,15 @@ def test_migrate_is_told_the_alias_and_no_hook_asks_anything(monkeypatch):
         assert given["interactive"] is False
 
 
+def test_a_command_that_asks_by_itself_is_not_waited_for(here):
+    """The documentation of django-pgclone has it in an example; it asks before it deletes."""
+    here.run("INSERT INTO django_content_type (app_label, model) VALUES ('people', 'gone')")
+    key = dump().key
+    restored(key, "migrate", "remove_stale_contenttypes")
+    stale = "SELECT count(*) FROM django_content_type WHERE model = 'gone'"
+    assert here.run(stale) == [(0,)]
+
+
 # -- before a dump ---------------------------------------------------------------------------------
 
 

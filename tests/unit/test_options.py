@@ -44,19 +44,27 @@ class Row:
     """What several of the values, in the order of the places, amount to."""
 
 
+def merged(given: list[dict[str, Any]]) -> dict[str, Any]:
+    return {name: value for each in given for name, value in each.items()}
+
+
 # A new option is a new line.
 TABLE: dict[str, Row] = {
     "database": Row("default", "by_setting", "by_configuration", "by_argument"),
     "dump_key": Row(None, NOWHERE, "by/configuration", ":by_argument"),
     "exclude": Row([], ["a.Setting"], ["a.Configuration"], [], changes_content=True),
+    "hook_params": Row({}, {"a": 1}, {"b": 2}, {"c": 3}, changes_content=True, together=merged),
     "instance": Row(socket.gethostname(), "by-setting", "by-configuration", "by-argument"),
+    "post_swap_hooks": Row([], ["a"], [{"code": "SELECT 2"}], []),
     "pre_dump_hooks": Row([], ["by_setting"], [], ["by_argument"], changes_content=True),
     "pre_swap_hooks": Row(["migrate"], ["a"], ["b", "migrate"], [], changes_content=True),
+    # Nobody can say for one run that raw data may do.
+    "require_anonymized": Row(False, True, False, NOWHERE, together=any),
     "reversible": Row(False, True, False, True),
     "storage_location": Row(".pgclone/", "by/setting", "by/configuration/", "s3://by/argument"),
 }
 
-NO_OPTIONS = {"config"}
+NO_OPTIONS = {"config", "given_params"}
 """Fields that say something about the options, and are none."""
 
 CONFIGURATIONS = ("none", "of today", "of the database", "of 1.x", "default of 1.x")
@@ -154,6 +162,33 @@ def test_an_option_that_is_given_nowhere_has_its_default() -> None:
     assert resolved.config == NO_CONFIGURATION
 
 
+def test_parameters_of_hooks_are_looked_for_one_by_one() -> None:
+    changes: dict[str, Any] = {
+        "PGCLONE_HOOK_PARAMS": {"a": 1, "b": 1, "c": 1},
+        "PGCLONE_CONFIGS": {"nightly": {"hook_params": {"b": 2, "c": 2}}},
+    }
+    with override_settings(**changes):
+        options = resolve(Arguments(config="nightly", hook_params={"c": 3}), verb="restore")
+    assert options.hook_params == {"a": 1, "b": 2, "c": 3}
+    assert options.given_params == ("c",)
+
+
+def test_a_name_of_a_declared_hook_stands_for_that_hook() -> None:
+    declared = {"code": "SELECT 1", "name": "views"}
+    with override_settings(PGCLONE_CONFIGS={"nightly": {"pre_swap_hooks": ["migrate", declared]}}):
+        options = resolve(Arguments(pre_swap_hooks=["views", "migrate", "other"]), verb="restore")
+    assert options.pre_swap_hooks == [declared, "migrate", "other"]
+
+
+def test_two_hooks_with_one_name_are_refused() -> None:
+    hooks = [{"code": "SELECT 1", "name": "views"}, {"code": "SELECT 2", "name": "views"}]
+    with (
+        override_settings(PGCLONE_PRE_SWAP_HOOKS=hooks),
+        pytest.raises(ConfigurationError, match='two hooks are called "views"'),
+    ):
+        resolve(Arguments(pre_swap_hooks=["views"]), verb="restore")
+
+
 # -- what stands in a configuration ---------------------------------------------------------------
 
 
@@ -213,7 +248,9 @@ def test_f51_a_key_that_is_not_known_is_refused(key: Any) -> None:
         ("exclude", 5),
         ("exclude", [5]),
         ("instance", True),
-        ("pre_dump_hooks", {"migrate": 1}),
+        ("pre_dump_hooks", 5),
+        ("hook_params", ["srid"]),
+        ("require_anonymized", 1),
         ("pre_swap_hooks", [["migrate"]]),
         ("reversible", "yes"),
         ("reversible", 1),
