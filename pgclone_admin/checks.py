@@ -17,9 +17,12 @@ from .core.errors import PgcloneError
 from .core.programs import choose_program
 from .core.server import Server
 from .databases import maintenance_params
-from .hooks import Stage, load_hooks
+from .hooks import HookSpec, Stage, load_hooks
+from .hooks.anonymize import unanonymized_fields
+from .hooks.anonymizing import AnonymizeHook
+from .hooks.spec import by_name
 from .models import Dump, RestoreRun
-from .options import Arguments, configuration_names, resolve
+from .options import Arguments, configuration_names, hook_lists, resolve
 from .routing import SharedDatabases, connects_again
 from .services.anonymity import require_anonymizing
 from .settings import VERSION_1_HOOK_SETTINGS, Settings, cluster_settings, settings
@@ -144,6 +147,39 @@ def check_settings(**_kwargs: Any) -> list[CheckMessage]:
         for verb in ("dump", "restore"):
             _collect(messages, lambda c=config, v=verb: _load(c, v), "pgclone_admin.E004")
     return messages
+
+
+@register(Tags.models)
+def check_anonymizing(**_kwargs: Any) -> list[CheckMessage]:
+    """Somebody has looked at each field that seems to be personal."""
+    messages: list[CheckMessage] = []
+    try:
+        specs = by_name(hook_lists("pre_swap_hooks", stored=False))
+        hooks = {name: load_hooks([spec])[0] for name, spec in specs.items() if _anonymizes(spec)}
+        kept = settings.keep_apps
+    except PgcloneError:
+        return []  # told by check_settings
+    for name, hook in hooks.items():
+        assert isinstance(hook, AnonymizeHook)
+        forgotten = [
+            field
+            for field in unanonymized_fields(hook.anonymization)
+            if field.partition(".")[0] not in kept
+        ]
+        if forgotten:
+            messages.append(
+                checks.Warning(
+                    f'the hook "{name}" says nothing of fields that seem to be personal: '
+                    + ", ".join(forgotten),
+                    hint='Give each of them a rule; "keep" when it may stay as it is.',
+                    id="pgclone_admin.W010",
+                )
+            )
+    return messages
+
+
+def _anonymizes(spec: HookSpec) -> bool:
+    return isinstance(spec, Mapping) and "anonymize" in spec
 
 
 @register(Tags.models)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -52,7 +53,7 @@ def _add_dump(parser: CommandParser) -> None:
     )
     _add_hook_params(parser)
     _add_instance(parser)
-    _add_common(parser, "the database to dump")
+    _add_common(parser, "the database to dump", also=["--dump-config"])
 
 
 def _add_restore(parser: CommandParser) -> None:
@@ -91,7 +92,7 @@ def _add_restore(parser: CommandParser) -> None:
     parser.add_argument(
         "--trust", action="store_true", help="restore a foreign dump although you are a superuser"
     )
-    _add_common(parser, "the database to restore to")
+    _add_common(parser, "the database to restore to", also=["--restore-config"])
 
 
 def _add_post_swap_hooks(parser: CommandParser) -> None:
@@ -193,15 +194,23 @@ def _add_instance(parser: CommandParser) -> None:
 
 
 def _add_common(
-    parser: CommandParser, database_help: str, *, database: bool = True, storage: bool = True
+    parser: CommandParser,
+    database_help: str,
+    *,
+    database: bool = True,
+    storage: bool = True,
+    also: Sequence[str] = (),
 ) -> None:
+    """``also`` are other names of ``--config``, as 1.x had them."""
     if database:
         parser.add_argument("-d", "--database", metavar="ALIAS", help=database_help)
     if storage:
         parser.add_argument(
             "-s", "--storage-location", metavar="LOCATION", help="the storage location to use"
         )
-    parser.add_argument("-c", "--config", help="the configuration to take options from")
+    parser.add_argument(
+        "-c", "--config", *also, dest="config", help="the configuration to take options from"
+    )
     if database:
         parser.add_argument("--json", action="store_true", help="print JSON")
 

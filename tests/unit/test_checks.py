@@ -77,6 +77,21 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         "E004",
         'there is no management command "anonymise; rm -rf /" to run as a hook',
     ),
+    "script that ends the transaction": (
+        {"PGCLONE_PRE_SWAP_HOOKS": [{"code": "SELECT 1; COMMIT", "name": "half"}]},
+        "E004",
+        'the hook "half" cannot be used: line 1: COMMIT begins or ends a transaction',
+    ),
+    "hook that would anonymize the live database": (
+        {"PGCLONE_POST_SWAP_HOOKS": [{"anonymize": {"auth.User.email": "email"}}]},
+        "E004",
+        'the hook "anonymize" would change the live database',
+    ),
+    "configuration that requires what its hooks do not do": (
+        {"PGCLONE_CONFIGS": {"local": {"require_anonymized": True}}},
+        "E004",
+        "the configuration requires anonymized data, and none of the pre-swap hooks anonymizes",
+    ),
     "one name for two": (
         {"PGCLONE_CONFIGS": {"x": {}}, "PGCLONE_RESTORE_CONFIGS": {"x": {}}},
         "E004",
@@ -346,3 +361,24 @@ def test_without_a_queue_nothing_that_is_asked_for_is_done(
     assert "django_q" in str(found[0].hint)
     installed.clear()
     assert checks.check_queue() == []
+
+
+def test_fields_that_seem_personal_and_that_no_rule_mentions_are_told() -> None:
+    rules = {"people.Person": {"name": "name"}}
+    configs = {"local": {"pre_swap_hooks": [{"anonymize": rules, "name": "local"}]}}
+    with override_settings(PGCLONE_CONFIGS=configs):
+        (message,) = checks.check_anonymizing()
+    assert message.id == "pgclone_admin.W010"
+    told = str(message.msg)
+    assert told.startswith('the hook "local" says nothing of fields that seem to be personal: ')
+    assert "people.Person.nickname" in told
+    assert "people.Person.name," not in told
+
+
+def test_fields_that_may_stay_are_told_of_no_more() -> None:
+    mentioned = {"people.Person": {"name": "name", "nickname": "keep", "born": "keep"}}
+    configs = {"local": {"pre_swap_hooks": [{"anonymize": mentioned}]}}
+    with override_settings(PGCLONE_CONFIGS=configs):
+        told = "".join(str(message.msg) for message in checks.check_anonymizing())
+    assert "people.Person" not in told
+    assert checks.check_anonymizing() == []
