@@ -11,7 +11,7 @@ from django.core.files.storage import storages
 from django.db import connections
 
 from .core.connection import ConnectionParams
-from .core.errors import ConfigurationError, UnknownDatabase
+from .core.errors import ConfigurationError, PgcloneError, UnknownDatabase
 from .core.names import check_database_name
 from .settings import settings
 
@@ -53,6 +53,18 @@ def live_name(alias: str) -> str:
             hint="Let PGCLONE_CONN_DB name another database of the server.",
         )
     return str(name)
+
+
+def replaceable_aliases() -> list[str]:
+    """The databases of this site that a restore can replace."""
+    found = []
+    for alias in connections:
+        try:
+            live_name(alias)
+        except PgcloneError:
+            continue
+        found.append(alias)
+    return found
 
 
 def maintenance_params(alias: str) -> ConnectionParams:

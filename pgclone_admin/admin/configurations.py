@@ -16,6 +16,7 @@ from django.utils.translation import gettext_lazy
 
 from ..core.errors import PgcloneError
 from ..core.names import LocalKey, check_relative_path
+from ..databases import replaceable_aliases
 from ..hooks.spec import name_of
 from ..models import Configuration
 from ..options import HOOK_LISTS, configuration_names, configurations_of_settings
@@ -23,7 +24,6 @@ from ..services.declared import declared_hooks, declared_locations, declared_par
 from ..settings import HookSpec
 from ..storage import open_backend
 from .formats import NOTHING, capitalized
-from .restore_form import aliases
 
 if TYPE_CHECKING:
     ConfigurationBase = admin.ModelAdmin[Configuration]
@@ -121,7 +121,7 @@ class ConfigurationForm(ConfigurationForms):
             return  # a page that is only read
         database: Any = self.fields["database"]
         own = [self.instance.database] if self.instance.database else []
-        names = list(dict.fromkeys([*aliases(), *own]))
+        names = list(dict.fromkeys([*replaceable_aliases(), *own]))
         database.choices = [("", AS_SETTINGS), *((name, name) for name in names)]
         self.fields["name"].help_text = _("What follows -c, and stands in the keys of its dumps.")
         self.fields["exclude"].help_text = _(

@@ -43,7 +43,7 @@ from .dump_facts import contents_of, facts_of
 from .dump_forms import DumpNowForm, ImportForm
 from .progress import problem_of, progress_of
 from .restore import DumpRestorePage
-from .shared import actor_of, link_to, may_cancel, require, tell
+from .shared import actor_of, link_to, require, tell
 
 RUNS_SHOWN = 10
 
@@ -181,11 +181,10 @@ class DumpAdmin(DumpRestorePage):
                 "import/", view(require_http_methods(FORM)(self.import_view)), name=name("import")
             ),
             path("refresh/", view(require_POST(self.refresh_view)), name=name("refresh")),
-            path(f"{one}/progress/", self.reading(self.progress_view), name=name("progress")),
+            *self.run_urls(),
             path(f"{one}/verify/", self.posting(actors.DUMP, self._verify), name=name("verify")),
             path(f"{one}/drill/", self.posting(actors.RESTORE, self._drill), name=name("drill")),
             path(f"{one}/pin/", self.posting(actors.DELETE, self._pin), name=name("pin")),
-            path(f"{one}/cancel/", self.posting(None, self.cancel), name=name("cancel")),
             path(
                 f"{one}/download/",
                 self.posting(actors.DOWNLOAD, self._download),
@@ -258,6 +257,7 @@ class DumpAdmin(DumpRestorePage):
 
     def _show(self, request: HttpRequest, object_id: str) -> HttpResponse:
         dump = self.read(request, object_id)
+        progress = progress_of(dump)
         is_good = dump.status == Status.SUCCEEDED and bool(dump.key)
         may = {
             verb: request.user.has_perm(permission)
@@ -274,7 +274,7 @@ class DumpAdmin(DumpRestorePage):
             title=_("Dump of %(database)s") % {"database": dump.database or dump.key},
             subtitle=dump.key,
             original=dump,
-            progress=progress_of(dump),
+            progress=progress,
             problem=problem_of(dump),
             progress_url=self.own_url("progress", dump.pk),
             facts=facts_of(dump),
@@ -282,7 +282,7 @@ class DumpAdmin(DumpRestorePage):
             runs=self._runs_of(request, dump),
             is_good=is_good,
             may=may,
-            may_cancel=may_cancel(request, dump),
+            buttons=self.buttons_of(request, progress, _("Cancel this dump")),
             allow_restore=settings.allow_restore,
             restore_url=link_to("pgclone_admin_dump_restore", dump.pk),
         )

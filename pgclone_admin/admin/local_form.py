@@ -8,11 +8,10 @@ from django import forms
 from django.utils.translation import gettext_lazy
 
 from ..core.errors import PgcloneError
-from ..databases import live_name
+from ..databases import live_name, replaceable_aliases
 from ..models import LocalDatabase
 from ..services.restores import local_target
 from . import formats
-from .restore_form import aliases
 
 KINDS = {
     "pre": gettext_lazy("what was live before a restore"),
@@ -37,7 +36,7 @@ def alias_of(row: LocalDatabase) -> str | None:
     mark = row.mark
     if mark is None:
         return None
-    return next((alias for alias in aliases() if live_name(alias) == mark.of), None)
+    return next((alias for alias in replaceable_aliases() if live_name(alias) == mark.of), None)
 
 
 class CopyForm(forms.Form):
@@ -54,7 +53,7 @@ class CopyForm(forms.Form):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         database: Any = self.fields["database"]
-        database.choices = [(alias, alias) for alias in aliases()]
+        database.choices = [(alias, alias) for alias in replaceable_aliases()]
         if len(database.choices) == 1:
             database.widget = forms.HiddenInput()
             database.initial = database.choices[0][0]

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
 from ..core.names import sanitized
+from ..databases import replaceable_aliases
 from ..models import ACTIVE, Dump, RestoreRun, Run, Status
+from ..services.actors import CANCEL
 from ..settings import settings
 from . import formats
-from .restore_form import aliases
+from .progress import waits_in_vain
 from .shared import link_to
 
 MOST_ROWS = 20
 """Lines of one table; there are lists for more."""
 
 MOST_FAILURES = 3
-
-PATIENCE = timedelta(seconds=30)
-"""A worker takes a run that waits in less."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,8 @@ class Overview:
     failed: list[Work] = field(default_factory=list)
     may_see_work: bool = False
     warnings: list[str] = field(default_factory=list)
+    clean_up_url: str | None = None
+    """Where something is lost and the person may give it up."""
     refusals: list[str] = field(default_factory=list)
 
 
@@ -89,6 +88,8 @@ def overview_of(request: HttpRequest) -> Overview:
     failed.sort(key=lambda run: run.finished_at or run.requested_at, reverse=True)
     overview.failed = [_work(run) for run in failed[:MOST_FAILURES]]
     _look_for_worker(overview, active)
+    if any(run.is_silent for run in active) and user.has_perm(CANCEL):
+        overview.clean_up_url = link_to("pgclone_admin_restorerun_clean_up")
     return overview
 
 
@@ -106,7 +107,7 @@ def _add_newest(overview: Overview) -> None:
     overview.has_more = len(newest) > MOST_ROWS
     overview.newest = [_newest(dump, here) for dump in newest[:MOST_ROWS]]
     dumped = {dump.database for dump in newest if dump.instance == here}
-    for alias in aliases():
+    for alias in replaceable_aliases():
         if sanitized(alias) not in dumped:
             overview.warnings.append(
                 _("There is no good dump of the database “%(alias)s” from here.") % {"alias": alias}
@@ -158,11 +159,7 @@ def _look_for_worker(overview: Overview, active: list[Run]) -> None:
     """The queue tells other processes of its workers through the cache, which they may not share;
     so it is looked for in what workers do."""
     at_work = [run for run in active if run.status == Status.RUNNING and not run.is_silent]
-    waits = [
-        run
-        for run in active
-        if run.status == Status.QUEUED and timezone.now() - run.requested_at > PATIENCE
-    ]
+    waits = [run for run in active if waits_in_vain(run)]
     if waits and not at_work:
         overview.warnings.append(
             _("Work waits and no worker takes it. Is “manage.py qcluster” running?")

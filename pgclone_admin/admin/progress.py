@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.template.loader import render_to_string
@@ -13,6 +13,7 @@ from django.utils.translation import gettext as _
 
 from ..hooks.running import BEGINS, ENDED, FAILED_AFTER, TOOK
 from ..models import Dump, Run, RunEvent, Status
+from ..queue import NOT_QUEUED
 from . import formats
 
 LOG_LINES = 400
@@ -25,6 +26,11 @@ TOLD = 8_000
 """Characters of what came with an error that a page shows at most."""
 
 MOST_STEPS = 100
+
+PATIENCE = timedelta(seconds=30)
+"""A worker takes a run that waits in less."""
+
+GIVE_UP, REQUEUE = "give_up", "requeue"
 
 PARTS = ("state", "steps", "hooks", "log")
 """Pieces of the page that its script replaces."""
@@ -131,6 +137,13 @@ class Progress:
             return ""
         return formats.duration((timezone.now() - heard).total_seconds())
 
+    @property
+    def offer(self) -> str:
+        """What a person may want to do about a run that does not go on."""
+        if self.run.is_silent:
+            return GIVE_UP
+        return REQUEUE if waits_in_vain(self.run) else ""
+
     def as_json(self) -> dict[str, Any]:
         return {
             "status": self.run.status,
@@ -139,6 +152,7 @@ class Progress:
             "bytes_done": self.run.bytes_done,
             "bytes_total": self.run.bytes_total,
             "announcement": self.announcement,
+            "offer": self.offer,
             "parts": {
                 part: render_to_string(f"pgclone_admin/run_{part}.html", {"progress": self})
                 for part in PARTS
@@ -161,6 +175,12 @@ def progress_of(run: Run) -> Progress:
         is_cut=len(newest) > LOG_LINES,
         rate=_rate(run, phases),
     )
+
+
+def waits_in_vain(run: Run) -> bool:
+    """Whether it is in no queue, or so it seems."""
+    waited = timezone.now() - run.requested_at
+    return run.status == Status.QUEUED and (run.error_code == NOT_QUEUED or waited > PATIENCE)
 
 
 def problem_of(run: Run) -> dict[str, str]:

@@ -8,12 +8,11 @@ from typing import Any
 
 from django import forms
 from django.core.exceptions import ValidationError
-from django.db import connections
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from ..core.errors import PgcloneError
-from ..databases import live_name
+from ..databases import live_name, replaceable_aliases
 from ..hooks.parameters import Parameter
 from ..hooks.spec import name_of
 from ..services.accounts import has_accounts, staff_names
@@ -59,18 +58,6 @@ class Source:
         }
 
 
-def aliases() -> list[str]:
-    """The databases of this site that a restore can replace."""
-    found = []
-    for alias in connections:
-        try:
-            live_name(alias)
-        except PgcloneError:
-            continue
-        found.append(alias)
-    return found
-
-
 class RestoreForm(forms.Form):
     """Every choice; always bound, so that the plan is one of what is shown."""
 
@@ -108,7 +95,7 @@ class RestoreForm(forms.Form):
     def __init__(self, data: Mapping[str, Any], *, source: Source, user: Any, **more: Any) -> None:
         super().__init__(data, **more)
         self.source = source
-        choices = [source.alias] if source.is_local else aliases()
+        choices = [source.alias] if source.is_local else replaceable_aliases()
         database: Any = self.fields["database"]
         database.choices = [(alias, _database_label(alias)) for alias in choices]
         if len(choices) == 1:
@@ -275,4 +262,4 @@ def usual_hooks(option: str, hooks: Sequence[HookSpec]) -> list[str]:
 
 def usual_alias(alias: str) -> str:
     """``alias`` where this site has it, else the one that is meant without a name."""
-    return alias if alias in aliases() else settings.database
+    return alias if alias in replaceable_aliases() else settings.database

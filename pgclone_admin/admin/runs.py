@@ -11,14 +11,15 @@ from django.urls import path
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_POST, require_safe
 
+from ..core.errors import PgcloneError
 from ..models import REPLACING, Dump, Kind, LocalDatabase, RestoreRun, Status
-from ..services import actors
+from ..services import actors, lost
 from . import formats
 from .dump_facts import Facts, known, listing
 from .progress import problem_of, progress_of
-from .shared import ReadingAdmin, link_to, may_cancel
+from .shared import ReadingAdmin, actor_of, link_to, require, tell, tell_recovered
 
 UNDO_PAGE = "pgclone_admin_localdatabase_restore"
 
@@ -64,16 +65,27 @@ class RestoreRunAdmin(ReadingAdmin):
     # -- the pages
 
     def get_urls(self) -> list[Any]:
-        one = "<path:object_id>"
+        view = self.admin_site.admin_view(require_POST(self.clean_up_view))
         return [
-            path(
-                f"{one}/progress/",
-                self.reading(self.progress_view),
-                name=self.url_name("progress"),
-            ),
-            path(f"{one}/cancel/", self.posting(None, self.cancel), name=self.url_name("cancel")),
+            path("clean-up/", view, name=self.url_name("clean_up")),
+            *self.run_urls(),
             *super().get_urls(),
         ]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        may = {"may_clean_up": request.user.has_perm(actors.CANCEL)}
+        return super().changelist_view(request, {**may, **(extra_context or {})})
+
+    def clean_up_view(self, request: HttpRequest) -> HttpResponse:
+        """What ``pgclone recover`` does: gives up what is lost, and cleans up."""
+        require(request, actors.CANCEL)
+        try:
+            tell_recovered(request, lost.sweep_site(actor_of(request)))
+        except PgcloneError as error:
+            tell(request, error)
+        return self.after(request)
 
     def change_view(
         self,
@@ -88,20 +100,22 @@ class RestoreRunAdmin(ReadingAdmin):
     def _show(self, request: HttpRequest, object_id: str) -> HttpResponse:
         run: RestoreRun = self.read(request, object_id)
         may_restore = request.user.has_perm(actors.RESTORE)
+        progress = progress_of(run)
+        cancel = _("Cancel this %(kind)s") % {"kind": run.get_kind_display()}
         return self.page(
             request,
             "change_form.html",
             title=formats.capitalized(f"{run.get_kind_display()} #{run.pk}"),
             subtitle=" → ".join(filter(None, [run.key, run.target])),
             original=run,
-            progress=progress_of(run),
+            progress=progress,
             problem=problem_of(run),
             progress_url=self.own_url("progress", run.pk),
             facts=facts_of(run),
             result=result_of(run),
             dump=dump_of(run) if request.user.has_perm("pgclone_admin.view_dump") else None,
             undo=undo_of(run) if may_restore else None,
-            may_cancel=may_cancel(request, run),
+            buttons=self.buttons_of(request, progress, cancel),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
@@ -19,23 +19,29 @@ from django.http import (
     JsonResponse,
 )
 from django.template.response import TemplateResponse
-from django.urls import NoReverseMatch, reverse
-from django.utils.html import format_html
+from django.urls import NoReverseMatch, path, reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_POST, require_safe
 
 from ..core.errors import PgcloneError
+from ..core.recovery import Outcome, Recovered
 from ..models import Run
-from ..services import requests
+from ..services import lost, requests
 from ..services.actors import CANCEL, Actor
+from ..services.requests import needed_for
 from . import formats
-from .progress import progress_of
+from .progress import GIVE_UP, REQUEUE, Progress, progress_of
 
 if TYPE_CHECKING:
     BaseAdmin = admin.ModelAdmin[Any]
 else:
     BaseAdmin = admin.ModelAdmin
+
+MOST_LINES = 20
+"""Lines of one message."""
 
 View = Callable[..., HttpResponseBase]
 
@@ -58,10 +64,17 @@ def tell(request: HttpRequest, error: PgcloneError) -> None:
     messages.error(request, " — ".join(filter(None, parts)))
 
 
-def may_cancel(request: HttpRequest, run: Run) -> bool:
-    """Whether this person may cancel it; it may be too late all the same."""
-    own = run.requested_by == request.user.get_username()
-    return run.is_active and (own or request.user.has_perm(CANCEL))
+def tell_recovered(request: HttpRequest, done: Sequence[Recovered]) -> None:
+    """Shows what was cleaned up, and what could not be."""
+    lines = [formats.capitalized(f"{each.outcome} {each.what}: {each.why}") for each in done]
+    if len(lines) > MOST_LINES:
+        rest = len(lines) - MOST_LINES
+        more = ngettext("And %(n)s more.", "And %(n)s more.", rest) % {"n": rest}
+        lines = [*lines[:MOST_LINES], more]
+    is_done = all(each.outcome is not Outcome.FAILED for each in done)
+    level = messages.SUCCESS if is_done else messages.ERROR
+    text = format_html_join(SafeString("<br>"), "{}", ((line,) for line in lines))
+    messages.add_message(request, level, text or _("Nothing was left behind."))
 
 
 def link_to(name: str, *args: Any) -> str | None:
@@ -175,6 +188,50 @@ class ReadingAdmin(BaseAdmin):
         return self.admin_site.admin_view(require_POST(view))
 
     # -- runs
+
+    def run_urls(self) -> list[Any]:
+        """What every page of a run can do: tell how far it is, and three buttons."""
+        one = "<path:object_id>"
+        return [
+            path(
+                f"{one}/progress/",
+                self.reading(self.progress_view),
+                name=self.url_name("progress"),
+            ),
+            *(
+                path(f"{one}/{page}/", self.posting(permission, act), name=self.url_name(name))
+                for page, name, permission, act in (
+                    ("cancel", "cancel", None, self.cancel),
+                    ("queue-again", "requeue", None, self.requeue),
+                    ("give-up", "give_up", CANCEL, self.give_up),
+                )
+            ),
+        ]
+
+    def buttons_of(
+        self, request: HttpRequest, progress: Progress, cancel: str
+    ) -> list[tuple[str, str]]:
+        """Addresses and labels of the buttons that this person may press now."""
+        run, user = progress.run, request.user
+        is_own = run.requested_by == user.get_username()
+        found = []
+        if progress.offer == REQUEUE and (is_own or user.has_perm(needed_for(run))):
+            found.append(("requeue", _("Queue it again")))
+        if progress.offer == GIVE_UP and user.has_perm(CANCEL):
+            found.append(("give_up", _("Give it up")))
+        if run.is_active and not run.cancel_requested and (is_own or user.has_perm(CANCEL)):
+            found.append(("cancel", cancel))
+        return [(self.own_url(page, run.pk), label) for page, label in found]
+
+    def requeue(self, request: HttpRequest, run: Run) -> None:
+        if run.requested_by != request.user.get_username():
+            require(request, needed_for(run))
+        requests.requeue(actor_of(request), run)
+        messages.info(request, _("It is queued again."))
+
+    def give_up(self, request: HttpRequest, run: Run) -> None:
+        swept = lost.give_up(actor_of(request), run)
+        tell_recovered(request, [lost.given_up(swept.run), *swept.recovered])
 
     def cancel(self, request: HttpRequest, run: Run) -> None:
         if run.requested_by != request.user.get_username():

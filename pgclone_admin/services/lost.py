@@ -14,7 +14,7 @@ from django.db.models import DurationField, ExpressionWrapper, Q
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
-from ..core.errors import PgcloneError
+from ..core.errors import Conflict, PgcloneError
 from ..core.names import sanitized
 from ..core.recovery import Outcome, Recovered
 from ..core.server import Server
@@ -25,7 +25,7 @@ from ..options import Arguments, resolve
 from . import actors
 from .actors import Actor
 from .audit import audit, tell
-from .recovery import recover_beside, recover_stored, recover_temporary
+from .recovery import recover_beside, recover_site, recover_stored, recover_temporary
 
 logger = logging.getLogger(__name__)
 
@@ -57,22 +57,40 @@ def sweep_for_command(actor: Actor, *, dry_run: bool) -> Iterator[Recovered]:
     """:func:`sweep`, and what it has done; nothing where no runs are recorded."""
     try:
         for swept in sweep(actor, dry_run=dry_run):
-            run = swept.run
-            what = f"the {run._meta.verbose_name} {run.pk}"
-            yield Recovered(Outcome.GIVEN_UP, what, f"its worker, {run.worker}, is gone")
+            yield given_up(swept.run)
             yield from swept.recovered
     except (PgcloneError, DatabaseError) as error:
         logger.info("lost runs could not be looked for: %s", type(error).__name__)
 
 
-def sweep(actor: Actor, *, dry_run: bool = False) -> list[Swept]:
+def sweep_site(actor: Actor) -> list[Recovered]:
+    """:func:`sweep`, and then what dead processes have left anywhere; tells what was done."""
+    done = [item for swept in sweep(actor) for item in (given_up(swept.run), *swept.recovered)]
+    done += [item for item in recover_site() if item.outcome is not Outcome.KEPT]
+    for item in done:
+        logger.info("%s had it cleaned up: %s %s", actor.name, item.outcome, item.what)
+    return done
+
+
+def give_up(actor: Actor, run: Run) -> Swept:
+    """:func:`sweep` for one run; :class:`Conflict` when it is not lost."""
+    swept = sweep(actor, only=run)
+    if not swept:
+        raise Conflict(
+            "this run is not lost: it was heard of, or is over",
+            hint="Wait for its end, or cancel it.",
+        )
+    return swept[0]
+
+
+def sweep(actor: Actor, *, only: Run | None = None, dry_run: bool = False) -> list[Swept]:
     """Gives up the runs whose process on this machine is gone, or that have told nothing for long.
 
     What they have left is cleaned up, where no other run is at work. Waits three seconds when a
     run is merely silent. A dry run changes nothing.
     """
     actor.require(actors.CANCEL)
-    lost = list(_lost())
+    lost = [run for run in _lost() if only in (None, run)]
     if dry_run:
         return [Swept(run, []) for run in lost]
     gone = [run for run in lost if is_gone(run)]
@@ -82,6 +100,12 @@ def sweep(actor: Actor, *, dry_run: bool = False) -> list[Swept]:
         time.sleep(SECOND_LOOK)
         swept += [_give_up(run, actor, "nothing was heard of it") for run in silent]
     return [each for each in swept if each is not None]
+
+
+def given_up(run: Run) -> Recovered:
+    """How it is told that a run was given up."""
+    what = f"the {run._meta.verbose_name} {run.pk}"
+    return Recovered(Outcome.GIVEN_UP, what, f"its worker, {run.worker}, is gone")
 
 
 def _lost() -> Iterator[Run]:

@@ -11,11 +11,18 @@ from pathlib import Path
 from ..core.errors import PgcloneError
 from ..core.recovery import Outcome, Recovered, RecoveryRequest, clean, recover_databases
 from ..core.temporary import left_temporary_files, prefix_of, remove_temporary_file
-from ..databases import live_name, maintenance_params, protected_names, settings_of
-from ..options import Options
+from ..databases import (
+    live_name,
+    maintenance_params,
+    protected_names,
+    replaceable_aliases,
+    settings_of,
+)
+from ..options import Arguments, Options, resolve
 from ..settings import settings
 from ..storage import Leftover
 from ..store import DumpStore
+from .declared import declared_locations
 
 DEFAULT_AGE = timedelta(hours=24)
 """After which a partial file, an open upload or a temporary file is taken to be left over."""
@@ -35,6 +42,16 @@ def recover(
     yield from recover_stored(options, older_than=older_than, dry_run=dry_run)
     directory = tempfile.gettempdir()
     yield from recover_temporary(directory, older_than=older_than, dry_run=dry_run)
+
+
+def recover_site() -> Iterator[Recovered]:
+    """:func:`recover` for every database and every storage location that the settings name."""
+    for alias in replaceable_aliases():
+        yield from recover_beside(resolve(Arguments(database=alias), verb=""), dry_run=False)
+    for location in declared_locations():
+        options = resolve(Arguments(storage_location=location), verb="")
+        yield from recover_stored(options, dry_run=False)
+    yield from recover_temporary(tempfile.gettempdir(), older_than=DEFAULT_AGE, dry_run=False)
 
 
 def recover_beside(options: Options, *, dry_run: bool) -> Iterator[Recovered]:

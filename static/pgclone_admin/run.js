@@ -1,6 +1,6 @@
 /* Keeps the page of a run up to date: asks, waits longer while nothing changes, goes on through
-   errors (the site may be in the middle of a swap), rests in a hidden tab, and when the run has
-   ended loads the page once more. */
+   errors (the site may be in the middle of a swap), rests in a hidden tab, and loads the page once
+   more when the run has ended, or when other buttons are of use than before. */
 "use strict";
 
 (() => {
@@ -80,7 +80,7 @@
             } else {
                 const told = await answer.json();
                 show(told);
-                if (!told.active) {
+                if (!told.active || told.offer !== run.dataset.offer) {
                     window.location.reload();
                     return;
                 }

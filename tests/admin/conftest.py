@@ -22,7 +22,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client, override_settings
 from django_q.models import OrmQ
 
-from pgclone_admin.models import Dump, RestoreRun, RunEvent, Status
+from pgclone_admin.models import Configuration, Dump, RestoreRun, RunEvent, Status
 from pgclone_admin.runner import run_dump
 from pgclone_admin.services.actors import Actor
 from pgclone_admin.services.requests import request_dump
@@ -100,7 +100,7 @@ class Pages:
 
     def state(self) -> dict[str, Any]:
         """Everything that a request could have changed: rows, queue, history, files."""
-        models = (Dump, RestoreRun, RunEvent, OrmQ, LogEntry)
+        models = (Dump, RestoreRun, RunEvent, Configuration, OrmQ, LogEntry)
         rows = {model.__name__: list(model.objects.order_by("pk").values()) for model in models}
         files = sorted(path for path in self.storage_root.rglob("*") if path.is_file())
         return {**rows, "files": files}

@@ -89,6 +89,9 @@ def test_what_is_wrong_is_told(pages):
     type(run).objects.update(heard_at=now - timedelta(minutes=10))
     told = overview(client).warnings
     assert [NO_WORKER in told[0], "it may have died" in told[1]] == [True, True]
+    clean_up = reverse("admin:pgclone_admin_restorerun_clean_up")
+    assert clean_up not in index(client)
+    assert clean_up in index(pages.client(*ALL, "cancel_run"))
     with override_settings(PGCLONE_ALLOW_RESTORE=False, PGCLONE_ALLOW_DUMP=False):
         text = index(client)
         assert "Restores are disabled here (PGCLONE_ALLOW_RESTORE is False)." in text

@@ -144,7 +144,7 @@ def test_a_database_that_is_another_one_than_was_shown_is_not_replaced(pages, du
     assert RestoreRun.objects.count() == 0
 
 
-def test_of_two_people_one_restores_and_the_other_is_told_which_run(pages, dump):
+def test_f39_f48_of_two_people_one_restores_and_the_other_is_told_which_run(pages, dump):
     ada, grace = (pages.client(RESTORE, "view_restorerun") for _ in "ab")
     seen = [client.get(url_of(dump)) for client in (ada, grace)]
 
@@ -162,7 +162,7 @@ def test_of_two_people_one_restores_and_the_other_is_told_which_run(pages, dump)
     assert OrmQ.objects.count() == 1
 
 
-def test_hooks_that_are_not_declared_are_refused_by_page_and_service(pages, dump):
+def test_f59_hooks_that_are_not_declared_are_refused_by_page_and_service(pages, dump):
     client = pages.client(RESTORE)
     shown = client.get(url_of(dump))
 
@@ -248,7 +248,7 @@ def test_beside_the_live_database_needs_a_name_and_no_confirmation(pages, dump):
     assert (run.target, run.options["variant"]["beside"]) == ("review", ":review")
 
 
-def test_texts_of_others_are_escaped(pages):
+def test_f58_texts_of_others_are_escaped(pages):
     evil = "<script>alert(1)</script>"
     dump = pages.dump(
         key=f"{evil[:8]}here.dump", instance=evil, config=evil, database=evil, manifest=None

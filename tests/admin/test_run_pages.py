@@ -6,44 +6,25 @@ from datetime import timedelta
 
 import pytest
 from django.db import connection
-from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
+from django_q.models import OrmQ
 
 from pgclone_admin.admin.progress import LOG_LINES, LOG_TEXT
 from pgclone_admin.core.marks import Mark
 from pgclone_admin.models import Kind, RestoreRun, RunEvent, Status
+from pgclone_admin.services import lost
 
 pytestmark = pytest.mark.integration
 
-EVIL = "<script>alert('x')</script>"
-
-# The name of a page, the permission it takes, and the status of GET and of POST for who has it.
-PAGES = {
-    "changelist": ("view_restorerun", 200, 200),
-    "change": ("view_restorerun", 200, 405),
-    "history": ("view_restorerun", 200, 200),
-    "progress": ("view_restorerun", 200, 405),
-    "cancel": ("cancel_run", 405, 302),
-}
-
-ALL = {
-    "view_dump",
-    "view_restorerun",
-    "create_dump",
-    "delete_dump",
-    "download_dump",
-    "restore_database",
-    "copy_database",
-    "cancel_run",
-}
+EVIL = "<script>alert(1)</script>{{7|add:7}}"
 
 
 def address(page, run=None):
     return reverse(
         f"admin:pgclone_admin_restorerun_{page}",
-        args=() if page == "changelist" else (run.pk,),
+        args=() if run is None else (run.pk,),
     )
 
 
@@ -73,41 +54,7 @@ def running(pages, **fields):
 # -- who may do what ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_page_asks_for_its_permission_and_no_get_changes_anything(pages, page):
-    permission, get, post = PAGES[page]
-    run = pages.run(status=Status.QUEUED)
-    one, everyone, nobody = pages.client(permission), pages.superuser(), pages.client()
-    all_but_one = pages.client(*(ALL - {permission}))
-    before = pages.state()
-
-    for method, status in (("get", get), ("post", post)):
-        answer = getattr(Client(), method)(address(page, run))
-        assert answer.status_code == 302
-        assert answer["Location"].startswith("/admin/login/")
-        for client in (nobody, all_but_one):
-            refused = 405 if status == 405 else 403
-            assert getattr(client, method)(address(page, run)).status_code == refused
-    for client in (one, everyone):
-        assert client.get(address(page, run)).status_code == get
-    assert pages.state() == before
-
-    assert one.post(address(page, run)).status_code == post
-    assert (pages.state() != before) is (page == "cancel")
-    assert everyone.post(address(page, run)).status_code == post
-
-
-@pytest.mark.parametrize("method", ["get", "post"])
-@pytest.mark.parametrize("page", ["add/", "{}/delete/"])
-def test_runs_are_not_added_or_deleted_by_anybody(pages, page, method):
-    run = pages.run()
-    before = pages.state()
-    url = "/admin/pgclone_admin/restorerun/" + page.format(run.pk)
-    assert getattr(pages.superuser(), method)(url).status_code == 403
-    assert pages.state() == before
-
-
-def test_a_run_is_cancelled_by_who_asked_for_it_or_has_the_permission(pages):
+def test_f49_a_run_is_cancelled_by_who_asked_for_it_or_has_the_permission(pages):
     asker = pages.client("view_restorerun")
     other = pages.client("view_restorerun")
     boss = pages.client("view_restorerun", "cancel_run")
@@ -128,7 +75,7 @@ def test_a_run_is_cancelled_by_who_asked_for_it_or_has_the_permission(pages):
         assert run.events.get().person == client.user.username
 
 
-def test_a_run_that_swaps_cannot_be_cancelled_any_more(pages):
+def test_f49_a_run_that_swaps_cannot_be_cancelled_any_more(pages):
     run = running(pages, phase="swapping")
     answer = pages.superuser().post(address("cancel", run), follow=True)
     assert "It is too late to cancel this run" in answer.content.decode()
@@ -194,6 +141,126 @@ def test_the_list_is_filtered_and_searched(pages, query, found):
     pages.run(requested_by="b", status=Status.LOST)
     answer = pages.client("view_restorerun").get(f"{address('changelist')}?{query}")
     assert {run.requested_by for run in answer.context["cl"].result_list} == found
+
+
+# -- runs that do not go on -----------------------------------------------------------------------
+
+
+def silent(pages, **fields):
+    """A run of a worker on another machine that was not heard of for an hour."""
+    moment = timezone.now() - timedelta(hours=1)
+    return running(
+        pages,
+        **{
+            "kind": Kind.DRILL,
+            "started_at": moment,
+            "heard_at": moment,
+            "worker": "far:1",
+            "process": "far:1:1",
+            **fields,
+        },
+    )
+
+
+@pytest.fixture
+def _no_second_look(monkeypatch):
+    monkeypatch.setattr(lost, "SECOND_LOOK", 0.0)
+
+
+@pytest.mark.usefixtures("_no_second_look")
+def test_f43_a_silent_run_is_given_up_by_who_may_cancel_and_not_by_who_asked(pages):
+    asker = pages.client("view_restorerun", "restore_database")
+    boss = pages.client("view_restorerun", "cancel_run")
+    run = silent(pages, requested_by=asker.user.username)
+    url = address("give_up", run)
+    assert url not in shown(asker, run)
+    assert url in shown(boss, run)
+    assert asker.get(address("progress", run)).json()["offer"] == "give_up"
+    assert asker.post(url).status_code == 403
+
+    page = boss.post(url, follow=True).content.decode()
+
+    assert f"Given up the restore run {run.pk}: its worker, far:1, is gone" in page
+    run.refresh_from_db()
+    assert (run.status, run.error_code) == (Status.LOST, "lost")
+    assert run.events.get(level=RunEvent.Level.AUDIT).person == boss.user.username
+    assert url not in page
+
+
+@pytest.mark.usefixtures("_no_second_look")
+def test_f43_a_run_that_is_heard_of_is_not_given_up(pages):
+    boss = pages.superuser()
+    run = running(pages, kind=Kind.DRILL, worker="far:1", process="far:1:1")
+    assert address("give_up", run) not in shown(boss, run)
+    page = boss.post(address("give_up", run), follow=True).content.decode()
+    assert "This run is not lost" in page
+    run.refresh_from_db()
+    assert run.status == Status.RUNNING
+    assert not run.events.exists()
+
+
+@pytest.mark.usefixtures("_no_second_look", "nothing_left_behind")
+def test_a_button_gives_up_what_is_lost_and_cleans_up_what_was_left_behind(pages):
+    boss = pages.client("view_restorerun", "cancel_run")
+    listing = boss.get(address("changelist")).content.decode()
+    assert address("clean_up") in listing
+    assert address("clean_up") not in (
+        pages.client("view_restorerun").get(address("changelist")).content.decode()
+    )
+    nothing = boss.post(address("clean_up"), follow=True).content.decode()
+    assert "Nothing was left behind." in nothing
+
+    runs = [silent(pages), silent(pages, target="other")]
+    server, name = pages.site.server, f"{pages.site.name}__temp"
+    server.create_database(name)
+    mark = Mark.new(name=name, kind="temporary", of=pages.site.name)
+    server.run(f'COMMENT ON DATABASE "{name}" IS %s', dbname=name, params=(mark.comment(),))
+
+    page = boss.post(address("clean_up"), follow=True).content.decode()
+
+    for run in runs:
+        assert f"Given up the restore run {run.pk}" in page
+    assert f"Dropped the temporary database &quot;{name}&quot;" in page
+    assert name not in server.databases()
+    assert set(RestoreRun.objects.values_list("status", flat=True)) == {Status.LOST}
+
+
+def test_f47_what_no_queue_has_taken_is_queued_again_by_a_button(
+    pages, monkeypatch, logged_warnings
+):
+    def refuse(*_args, **_options):
+        raise ConnectionError("no broker at redis://:brokers-secret@host")
+
+    asker = pages.client("view_restorerun", "create_dump")
+    others = pages.client("view_restorerun", "cancel_run", "copy_database")
+    run = pages.run(
+        status=Status.QUEUED,
+        kind=Kind.VERIFY,
+        target="",
+        requested_at=timezone.now(),
+        requested_by=asker.user.username,
+    )
+    url = address("requeue", run)
+    # It may be on its way still.
+    assert url not in shown(asker, run)
+    with monkeypatch.context() as broken:
+        broken.setattr("django_q.tasks.async_task", refuse)
+        page = asker.post(url, follow=True).content.decode()
+    assert "The queue cannot be reached: ConnectionError" in page
+    assert "brokers-secret" not in page
+    assert logged_warnings
+    assert url in page
+    assert url not in shown(others, run)
+    assert others.post(url).status_code == 403
+    assert OrmQ.objects.count() == 0
+
+    page = asker.post(url, follow=True).content.decode()
+
+    assert "It is queued again." in page
+    assert url not in page
+    assert OrmQ.objects.get().task["args"] == (run.pk,)
+    RestoreRun.objects.update(requested_at=timezone.now() - timedelta(minutes=1))
+    assert url in shown(asker, run), "a task can be lost, too"
 
 
 # -- one run, at work -----------------------------------------------------------------------------
@@ -375,7 +442,7 @@ def test_the_page_leads_to_what_was_live_before_and_to_nothing_else(pages):
     assert "Undo with" not in shown(pages.client("view_restorerun"), run)
 
 
-def test_text_from_elsewhere_is_escaped(pages):
+def test_f58_text_from_elsewhere_is_escaped(pages):
     run = running(
         pages,
         key=EVIL,
@@ -400,9 +467,10 @@ def test_text_from_elsewhere_is_escaped(pages):
     say(run, f"  {EVIL}")
     client = pages.superuser()
     for page in ("changelist", "change", "history"):
-        text = client.get(address(page, run)).content.decode()
+        text = client.get(address(page, None if page == "changelist" else run)).content.decode()
         assert "<script>alert" not in text
         assert "&lt;script&gt;" in text
+        assert "{{7|add:7}}" in text
     parts = client.get(address("progress", run)).json()["parts"]
     for part in parts.values():
         assert "<script>" not in part

@@ -325,7 +325,7 @@ QUEUES: dict[str, tuple[dict[str, Any], dict[str, Any], list[tuple[str, str]]]] 
 
 
 @pytest.mark.parametrize("kind", QUEUES)
-def test_what_is_wrong_with_the_queue_is_told(kind: str) -> None:
+def test_f46_what_is_wrong_with_the_queue_is_told(kind: str) -> None:
     changes, others, expected = QUEUES[kind]
     cluster = {name: v for name, v in {**CLUSTER, **changes}.items() if v is not None}
     with override_settings(Q_CLUSTER=cluster, **others):
