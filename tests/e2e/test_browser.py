@@ -3,17 +3,23 @@ under both."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 from example_project.demo import Shop
 from example_project.serve import LOGIN, Site
+from tests.support import S3_ACCESS_KEY, S3_CANARY
+from tests.support.cutting_proxy import CuttingProxy
+from tests.support.s3 import REGION, Bucket
 from tests.support.shop import BROWSER, DRIVER, chromium, shop_environment
 
 pytestmark = [
@@ -25,16 +31,34 @@ pytestmark = [
 PATIENCE = 60.0
 """Seconds for a run of a small shop on a busy machine."""
 
-NAME = "shop"
-
-
 APPEARS_WITHIN = 10.0
 """Seconds for a page."""
+
+ROWS = 20_000
+
+NAME = "shop"
+
+MOST_TABS = 150
+"""How often the key is pressed at most to come to something on a page."""
 
 
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
-    with shop_environment(rows=20_000) as environment:
+    with shop_environment(ROWS) as environment:
+        yield environment
+
+
+@pytest.fixture
+def environment_of_s3(s3_bucket: Bucket, s3_proxy: CuttingProxy) -> Iterator[dict[str, str]]:
+    """The dumps are in a bucket, behind a slow network."""
+    variables = {
+        "PGCLONE_STORAGE_LOCATION": s3_bucket.location("dumps/"),
+        "AWS_ACCESS_KEY_ID": S3_ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": S3_CANARY,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ENDPOINT_URL": s3_proxy.endpoint_url,
+    }
+    with shop_environment(ROWS, variables) as environment:
         yield environment
 
 
@@ -42,6 +66,26 @@ def environment() -> Iterator[dict[str, str]]:
 def browser(tmp_path: Path) -> Iterator[Any]:
     with chromium(tmp_path / "profile") as browser:
         yield browser
+
+
+@dataclass
+class Watched:
+    """What a page has shown of a run from its beginning to its end."""
+
+    states: list[str] = field(default_factory=list)
+    bars: list[int] = field(default_factory=list)
+    """Per cent, each once."""
+
+
+def log_in(browser: Any, site: Site) -> None:
+    browser.get(site.url)
+    browser.find_element(By.NAME, "username").send_keys(LOGIN)
+    browser.find_element(By.NAME, "password").send_keys(site.password)
+    press(browser, "Log in")
+
+
+def is_logged_in(browser: Any) -> bool:
+    return "LOG OUT" in browser.find_element(By.ID, "user-tools").text.upper()
 
 
 def press(browser: Any, text: str) -> None:
@@ -63,20 +107,25 @@ def state(browser: Any) -> str:
     return " ".join(e.text for e in browser.find_elements(By.CSS_SELECTOR, ".pgclone-state"))
 
 
-def wait_for_success(browser: Any) -> set[str]:
-    """Watches a run's page without touching it; returns what it said on the way."""
-    seen = set()
+def wait_for_success(browser: Any, look_again: Callable[[], None] = lambda: None) -> Watched:
+    """Watches a run's page; it is not touched, unless ``look_again`` does."""
+    seen = Watched()
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         try:
             said = state(browser)
+            bars = browser.find_elements(By.CSS_SELECTOR, "progress[role=progressbar]")
+            shown = [int(bar.get_attribute("aria-valuenow")) for bar in bars]
         except WebDriverException:  # the page was being drawn anew
             continue
-        seen.add(said)
+        if said not in seen.states:
+            seen.states.append(said)
+        seen.bars += [bar for bar in shown if bar not in seen.bars]
         if "succeeded" in said:
             return seen
         assert "failed" not in said, browser.find_element(By.TAG_NAME, "body").text
         time.sleep(0.05)
+        look_again()
     raise AssertionError(f"it did not succeed: {seen}")
 
 
@@ -87,37 +136,46 @@ def confirm(browser: Any) -> None:
     press(browser, f"Replace database {NAME}")
 
 
-def test_staff_dump_restore_and_undo_in_the_browser_and_stay_logged_in(
-    environment: dict[str, str], browser: Any
-) -> None:
-    shop = Shop(environment["DATABASE_URL"])
-    site = Site(environment)
-    with site.running():
-        browser.get(site.url)
-        browser.find_element(By.NAME, "username").send_keys(LOGIN)
-        browser.find_element(By.NAME, "password").send_keys(site.password)
-        press(browser, "Log in")
+def lose_rows(shop: Shop) -> None:
+    with shop.cursor() as cursor:
+        cursor.execute("DELETE FROM shop_orderline WHERE id % 2 = 0")
 
+
+def choose_reversible(browser: Any) -> None:
+    reversible = browser.find_element(By.NAME, "reversible")
+    if not reversible.is_selected():
+        reversible.click()
+
+
+def test_staff_dump_restore_and_undo_in_the_browser_and_stay_logged_in(
+    environment_of_s3: dict[str, str], browser: Any, s3_bucket: Bucket, s3_proxy: CuttingProxy
+) -> None:
+    shop = Shop(environment_of_s3["DATABASE_URL"])
+    site = Site(environment_of_s3)
+    with site.running():
+        log_in(browser, site)
         press(browser, "Dumps")
         press(browser, "Dump now")
         press(browser, "Dump now")
         wait_for_success(browser)
+        assert [key.endswith((".dump", ".json")) for key in s3_bucket.keys("dumps/")] == [True] * 2
         before = shop.contents()
-        with shop.cursor() as cursor:
-            cursor.execute("DELETE FROM shop_orderline WHERE id % 2 = 0")
+        lose_rows(shop)
         changed = shop.contents()
         assert changed.differences(before) == ["shop_orderline"]
 
         press(browser, "Restore…")
-        reversible = browser.find_element(By.NAME, "reversible")
-        if not reversible.is_selected():
-            reversible.click()
+        choose_reversible(browser)
         press(browser, "Show the plan")
         assert "migrate" in browser.find_element(By.CSS_SELECTOR, ".pgclone-sequence").text
+        s3_proxy.pause = 1.0
         confirm(browser)
-        wait_for_success(browser)
+        watched = wait_for_success(browser)
+        assert len(watched.bars) >= 3, watched
+        assert watched.bars == sorted(watched.bars)
+        assert any("per second" in said for said in watched.states)
         assert shop.contents().differences(before) == []
-        assert "LOG OUT" in browser.find_element(By.ID, "user-tools").text.upper()
+        assert is_logged_in(browser)
 
         browser.refresh()
         press(browser, "Undo with :pre…")
@@ -125,4 +183,93 @@ def test_staff_dump_restore_and_undo_in_the_browser_and_stay_logged_in(
         wait_for_success(browser)
         assert shop.contents().differences(changed) == []
         browser.get(site.url)
-        assert "LOG OUT" in browser.find_element(By.ID, "user-tools").text.upper()
+        assert is_logged_in(browser)
+
+
+def focused(browser: Any) -> Any:
+    return browser.switch_to.active_element
+
+
+def tab_to(browser: Any, is_there: Callable[[Any], bool]) -> None:
+    """Goes on with the tabulator key until the keyboard is at the right thing."""
+    for _ in range(MOST_TABS):
+        try:
+            if is_there(focused(browser)):
+                return
+            focused(browser).send_keys(Keys.TAB)
+        except WebDriverException:  # another page is being loaded
+            time.sleep(0.05)
+    raise AssertionError(f"the keyboard does not come there; it is at {focused(browser).tag_name}")
+
+
+def says(text: str) -> Callable[[Any], bool]:
+    return lambda element: element.tag_name in ("a", "button") and element.text == text
+
+
+def is_named(name: str) -> Callable[[Any], bool]:
+    return lambda element: element.get_attribute("name") == name
+
+
+def test_a_restore_takes_nothing_but_the_keyboard(
+    environment: dict[str, str], browser: Any
+) -> None:
+    shop = Shop(environment["DATABASE_URL"])
+    site = Site(environment)
+    with site.running():
+        log_in(browser, site)
+        browser.get(f"{site.url}pgclone_admin/dump/dump-now/")
+        press(browser, "Dump now")
+        wait_for_success(browser)
+        before = shop.contents()
+        lose_rows(shop)
+        browser.refresh()
+
+        tab_to(browser, says("Restore…"))
+        focused(browser).send_keys(Keys.ENTER)
+        tab_to(browser, is_named("reversible"))
+        if not focused(browser).is_selected():
+            focused(browser).send_keys(Keys.SPACE)
+        tab_to(browser, says("Show the plan"))
+        focused(browser).send_keys(Keys.ENTER)
+        tab_to(browser, is_named("confirm_name"))
+        focused(browser).send_keys(NAME)
+        tab_to(browser, says(f"Replace database {NAME}"))
+        outline = focused(browser).value_of_css_property("outline-style")
+        assert outline != "none", "who comes there does not see it"
+        focused(browser).send_keys(Keys.ENTER)
+        wait_for_success(browser)
+
+        assert shop.contents().differences(before) == []
+        tab_to(browser, says("Undo with :pre…"))
+
+
+def test_everything_works_without_javascript(environment: dict[str, str], tmp_path: Path) -> None:
+    shop = Shop(environment["DATABASE_URL"])
+    site = Site(environment)
+    with site.running(), chromium(tmp_path / "profile", scripts=False) as browser:
+
+        def look_again() -> None:
+            with contextlib.suppress(WebDriverException):  # the page is being loaded
+                browser.find_element(By.LINK_TEXT, "Refresh this page").click()
+
+        log_in(browser, site)
+        press(browser, "Dumps")
+        press(browser, "Dump now")
+        press(browser, "Dump now")
+        wait_for_success(browser, look_again)
+        before = shop.contents()
+        lose_rows(shop)
+        changed = shop.contents()
+
+        press(browser, "Restore…")
+        choose_reversible(browser)
+        press(browser, "Show the plan")
+        confirm(browser)
+        wait_for_success(browser, look_again)
+        assert shop.contents().differences(before) == []
+
+        press(browser, "Undo with :pre…")
+        confirm(browser)
+        wait_for_success(browser, look_again)
+        assert shop.contents().differences(changed) == []
+        assert is_logged_in(browser)

@@ -13,6 +13,7 @@ import http.server
 import socket
 import struct
 import threading
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -97,6 +98,8 @@ class CuttingProxy:
         assert parts.port is not None
         self.upstream = (parts.hostname, parts.port)
         self.requests: list[Request] = []
+        self.pause = 0.0
+        """Seconds before every 64 KiB of a download, for a slow network."""
         self._rules: list[Rule] = []
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -321,6 +324,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             request.sent = len(whole)
             return
         while chunk := answer.read(CHUNK):
+            time.sleep(self.owner.pause if request.is_object_get else 0)
             if rule.cut_after is not None and request.sent + len(chunk) > rule.cut_after:
                 self.wfile.write(chunk[: rule.cut_after - request.sent])
                 request.sent = rule.cut_after

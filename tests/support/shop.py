@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,11 @@ DRIVER = shutil.which("chromedriver")
 
 
 @contextmanager
-def shop_environment(rows: int) -> Iterator[dict[str, str]]:
-    """The environment in which ``manage.py`` of the shop works; its tables are filled."""
+def shop_environment(rows: int, more: Mapping[str, str] | None = None) -> Iterator[dict[str, str]]:
+    """The environment in which ``manage.py`` of the shop works; its tables are filled.
+
+    ``more`` are variables that take the place of others.
+    """
     # Short enough for a unix socket in it.
     home = Path(tempfile.mkdtemp(prefix="pgb-", dir="/tmp"))
     try:
@@ -31,6 +34,7 @@ def shop_environment(rows: int) -> Iterator[dict[str, str]]:
             "DATABASE_URL": server.url,
             "PGCLONE_BIN_DIR": str(server.bin_dir),
             "PGCLONE_STORAGE_LOCATION": str(home / "dumps"),
+            **(more or {}),
         }
         manage(environment, "migrate", "--verbosity=0")
         manage(environment, "seed_shop", "--rows", str(rows))
@@ -53,8 +57,8 @@ def manage(environment: dict[str, str], *arguments: str) -> str:
 
 
 @contextmanager
-def chromium(profile: Path, *, width: int = 1200) -> Iterator[Any]:
-    """A headless browser with a profile of its own."""
+def chromium(profile: Path, *, width: int = 1200, scripts: bool = True) -> Iterator[Any]:
+    """A headless browser with a profile of its own; it runs no JavaScript without ``scripts``."""
     from selenium import webdriver  # noqa: PLC0415 - most tests need none
 
     options = webdriver.ChromeOptions()
@@ -63,6 +67,9 @@ def chromium(profile: Path, *, width: int = 1200) -> Iterator[Any]:
         options.add_argument(argument)
     options.add_argument(f"--user-data-dir={profile}")
     options.add_argument(f"--window-size={width},1400")
+    if not scripts:
+        forbidden = {"profile.managed_default_content_settings.javascript": 2}
+        options.add_experimental_option("prefs", forbidden)
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
     try:
         yield driver
