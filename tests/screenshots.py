@@ -17,6 +17,35 @@ LOOKS = {"light": (1280, "light"), "dark": (1280, "dark"), "narrow": (400, "ligh
 
 LINKS = "#result_list tbody a"
 
+OTHER_STATES = """
+from datetime import timedelta
+from django.utils import timezone
+from pgclone_admin.models import *
+now = timezone.now()
+done = RestoreRun.objects.exclude(location="").latest("requested_at")
+def make(status, ago, **fields):
+    moment = now - timedelta(seconds=ago)
+    begun = {} if status == "queued" else dict(started_at=moment, heard_at=moment,
+        worker="web1:4711", process="web1:4711:1")
+    run = RestoreRun(key=done.key, location=done.location, database=done.database,
+        target=done.target, requested_by="ada", requested_at=moment, status=status,
+        **begun, **fields)
+    run.save()
+    for number, text in enumerate(["checking", "restoring"] if begun else []):
+        run.events.create(level="phase", text=text, at=moment + timedelta(seconds=number))
+    return run
+run = make("running", 65, kind="drill", phase="restoring", bytes_done=7_300_000_000,
+    bytes_total=11_900_000_000)
+RestoreRun.objects.filter(pk=run.pk).update(heard_at=now + timedelta(hours=1))
+run = make("failed", 7200, kind="restore", finished_at=now, phase="restoring",
+    error_code="integrity_error", hint="Nothing was changed. Choose another dump, and delete "
+    "this one.", error="the dump is damaged: its SHA-256 is not that of its manifest")
+run.events.create(level="warning", text="the role of this connection is a superuser")
+make("running", 900, kind="verify", phase="verifying")
+run = make("queued", 300, kind="verify", error_code="not_queued", error="the queue cannot be "
+    "reached: ConnectionError", hint="Start the broker of django-q2, then queue it again.")
+"""
+
 
 def main(folder: Path) -> int:
     if not (BROWSER and DRIVER):
@@ -29,6 +58,7 @@ def main(folder: Path) -> int:
         manage(environment, "pgclone", "restore", key, "--reversible")
         manage(environment, "pgclone", "restore", key, "--to", ":beside")
         manage(environment, "pgclone", "restore", key, "--hold")
+        manage(environment, "shell", "--no-imports", "-c", OTHER_STATES)
         site = Site(environment)
         with site.running(), chromium(Path(profile)) as browser:
             browser.get(site.url)
@@ -58,6 +88,11 @@ def pages(browser: Any, app: str) -> Iterator[tuple[str, str]]:
         browser.get(f"{app}{model}/")
         if not (entries := browser.find_elements(By.CSS_SELECTOR, LINKS)):
             continue
+        if model == "restorerun":
+            runs = [str(entry.get_attribute("href")) for entry in entries]
+            yield from ((f"restorerun-{number}", run) for number, run in enumerate(runs))
+            browser.get(f"{app}{model}/")
+            entries = browser.find_elements(By.CSS_SELECTOR, LINKS)
         entry = str(entries[0].get_attribute("href"))
         yield model, entry
         browser.get(entry)

@@ -283,7 +283,7 @@ class ConfigurationAdmin(ConfigurationBase):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        context: dict[str, Any] = {}
+        context: dict[str, Any] = {"title": capitalized(str(self.opts.verbose_name_plural))}
         try:
             context["configurations_of_settings"] = [
                 (name, [(option, _shown(value)) for option, value in sorted(options.items())])

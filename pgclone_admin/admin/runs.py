@@ -26,7 +26,7 @@ UNDO_PAGE = "pgclone_admin_localdatabase_restore"
 
 @admin.register(RestoreRun)
 class RestoreRunAdmin(ReadingAdmin):
-    list_display = ("status_cell", "what", "source", "duration_cell", "asked")
+    list_display = ("status_cell", "what", "source", "asked")
     list_display_links = ("what",)
     list_filter = (
         "status",
@@ -42,9 +42,10 @@ class RestoreRunAdmin(ReadingAdmin):
 
     # -- the list
 
-    @admin.display(description=gettext_lazy("status"), ordering="status")
+    @admin.display(description=gettext_lazy("status, duration"), ordering="status")
     def status_cell(self, run: RestoreRun) -> SafeString:
-        return formats.badge(run)
+        took = "" if run.seconds is None else formats.duration(run.seconds)
+        return formats.two_lines(formats.badge(run), took)
 
     @admin.display(description=gettext_lazy("what"), ordering="kind")
     def what(self, run: RestoreRun) -> str:
@@ -53,10 +54,6 @@ class RestoreRunAdmin(ReadingAdmin):
     @admin.display(description=gettext_lazy("from and to"), ordering="key")
     def source(self, run: RestoreRun) -> SafeString:
         return formats.two_lines(run.key or formats.NOTHING, run.target and f"→ {run.target}")
-
-    @admin.display(description=gettext_lazy("duration"))
-    def duration_cell(self, run: RestoreRun) -> str:
-        return formats.duration(run.seconds)
 
     @admin.display(description=gettext_lazy("asked for, by"), ordering="requested_at")
     def asked(self, run: RestoreRun) -> SafeString:
