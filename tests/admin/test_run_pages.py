@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
@@ -373,6 +374,31 @@ def test_how_far_a_run_is_is_json_that_nobody_keeps(pages):
         False,
         "succeeded",
     )
+
+
+def test_f60_the_live_log_of_a_run_is_for_who_may_see_it(pages):
+    run = running(pages)
+    say(run, "restoring", RunEvent.Level.PHASE)
+    say(run, "a table of salaries")
+    seer = pages.client("view_restorerun")
+    others = pages.client("view_dump", "restore_database", "cancel_run", "copy_database")
+    for page in ("change", "progress", "history"):
+        assert others.get(address(page, run)).status_code == 403
+        assert "/login/" in Client().get(address(page, run))["Location"]
+    told = seer.get(address("progress", run))
+    assert "a table of salaries" in told.json()["parts"]["log"]
+    assert "no-store" in told["Cache-Control"]
+    assert "private" in told["Cache-Control"]
+    assert set(told.json()) == {
+        "status",
+        "active",
+        "phase",
+        "bytes_done",
+        "bytes_total",
+        "announcement",
+        "offer",
+        "parts",
+    }
 
 
 def test_a_run_that_there_is_not_is_not_found(pages):

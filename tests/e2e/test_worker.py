@@ -12,6 +12,8 @@ import psycopg2
 import pytest
 from django.contrib.auth.models import User
 from django.db import DatabaseError, connections
+from django.test import Client
+from django.urls import reverse
 from django_q.models import OrmQ, Task
 
 from pgclone_admin import tasks
@@ -375,20 +377,53 @@ def test_f44_a_run_that_is_delivered_to_two_workers_is_done_once(office):
 # -- secrets
 
 
+def everything_shown(person, runs):
+    """The text of every page and every JSON that the admin shows of the runs."""
+    client = Client()
+    client.force_login(person)
+    lists = (
+        *(f"pgclone_admin_{model}" for model in ("dump", "restorerun", "localdatabase")),
+        "pgclone_admin_configuration",
+        *(f"django_q_{model}" for model in ("success", "failure", "ormq")),
+    )
+    urls = [reverse("admin:index"), reverse("admin:app_list", args=["pgclone_admin"])]
+    urls += [reverse(f"admin:{name}_changelist") for name in lists]
+    tasks = Task.objects.values_list("pk", flat=True)
+    urls += [reverse("admin:django_q_success_change", args=[task]) for task in tasks]
+    for run in runs:
+        for page in ("change", "progress", "history"):
+            name = f"admin:pgclone_admin_{run._meta.model_name}_{page}"
+            urls.append(reverse(name, args=[run.pk]))
+        if isinstance(run, Dump) and run.key:
+            urls.append(reverse("admin:pgclone_admin_dump_restore", args=[run.pk]))
+    texts = []
+    for url in urls:
+        answer = client.get(url)
+        assert answer.status_code == 200, url
+        texts.append(answer.content.decode())
+    return "\n".join(texts)
+
+
 @pytest.mark.allow_left_behind("*__temp")
-def test_f54_a_password_is_nowhere(office):
-    office.settings["PGCLONE_CONFIGS"] = {"leaky": {"pre_swap_hooks": ["leaky_hook"]}}
+def test_f54_f60_a_password_is_nowhere_after_dumps_and_restores_that_failed(office):
+    office.settings["PGCLONE_CONFIGS"] = {
+        "leaky": {"pre_swap_hooks": ["leaky_hook"], "pre_dump_hooks": ["leaky_hook"]}
+    }
     person = User.objects.create_superuser("root", password="x")
     actor = Actor.of(person)
     with cluster(office) as running:
         dump = ended(requests.request_dump(ADA, {"database": "default"}))
-        run = asked_restore(dump.key, pre_swap_hooks=["leaky_hook"])
-        assert ended(run).status in (Status.FAILED, Status.SUCCEEDED)
+        told = ended(requests.request_dump(ADA, {"pre_dump_hooks": ["leaky_hook"]}))
+        office.run("CREATE TABLE theirs (id int); ALTER TABLE theirs OWNER TO postgres", "postgres")
+        not_ours = ended(requests.request_dump(ADA, {"instance": "there"}))
+        office.run("DROP TABLE theirs", "postgres")
+        run = ended(asked_restore(dump.key, pre_swap_hooks=["leaky_hook"]))
         (office.storage_root / dump.key).write_bytes(b"PGDMP" + bytes(5000))
         broken = ended(asked_restore(dump.key))
-        assert broken.status == Status.FAILED
         requests.pin_dump(actor, dump, pinned=True)
-        eventually(lambda: Task.objects.count() == 3)
+        runs = [dump, told, not_ours, run, broken]
+        assert [each.status for each in runs] == ["succeeded", *["failed"] * 4]
+        eventually(lambda: Task.objects.count() == len(runs))
         said = running.stderr() + running.stdout()
     rows = office.run(
         "SELECT t::text FROM pgclone_admin_dump t UNION ALL"
@@ -398,10 +433,15 @@ def test_f54_a_password_is_nowhere(office):
         " SELECT t::text FROM django_q_task t"
     )
     assert len(rows) > 20
-    everything = "\n".join(row[0] for row in rows) + said
-    assert "***" in everything
+    shown = everything_shown(person, runs)
+    assert "***" in shown
+    assert "permission denied for table theirs" in shown
+    everything = "\n".join(row[0] for row in rows) + said + shown
     assert CANARY not in everything
-    assert next(task.result for task in Task.objects.order_by("started")) == "succeeded"
+    assert {str(task.result) for task in Task.objects.all()} == {
+        "succeeded",
+        *(each.error_code for each in runs[1:]),
+    }
 
 
 # -- the command line
