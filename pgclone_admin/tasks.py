@@ -1,5 +1,5 @@
 """What django-q2 calls. A primary key goes in, a status comes out, and no error: its text would be
-shown to whoever may look at the queue."""
+shown to whoever may look at the queue. Schedules name a configuration and a database instead."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from . import runner
 from .core.errors import PgcloneError
 from .models import Dump, RestoreRun, Status
 from .services import lost
+from .services.actors import Actor
+from .services.requests import request_dump
 from .settings import settings
 
 logger = logging.getLogger(__name__)
+
+SCHEDULE = Actor.system("a schedule")
 
 
 def run_dump(pk: int) -> str:
@@ -24,6 +28,24 @@ def run_dump(pk: int) -> str:
 def run_restore(pk: int) -> str:
     """Does what the restore run ``pk`` says."""
     return _execute(RestoreRun, pk, runner.run_restore)
+
+
+class NotAskedFor(Exception):
+    """A scheduled dump that could not even be asked for; its text is the code of the error."""
+
+
+def ask_for_dump(config: str | None = None, database: str | None = None) -> str:
+    """For schedules: asks for a dump, as *Dump now* does, which another task then makes.
+
+    What is asked for in vain is among the failed tasks; :class:`NotAskedFor`.
+    """
+    given = {"config": config, "database": database}
+    try:
+        dump = request_dump(SCHEDULE, {name: value for name, value in given.items() if value})
+    except PgcloneError as error:
+        logger.error("a scheduled dump cannot be asked for: %s", error.code)
+        raise NotAskedFor(error.code) from None
+    return f"dump {dump.pk}"
 
 
 def _execute(model: Any, pk: int, execute: Callable[..., str]) -> str:

@@ -103,7 +103,8 @@ def outlook_of_dump(
     return Outlook(
         Stay.YES,
         "The dump was taken from this database when your account was in it. You stay logged in, "
-        "unless your name or password has been changed since.",
+        "unless your name or password has been changed since. Your permissions will be those of "
+        "then: without them you can neither watch nor undo it.",
     )
 
 

@@ -471,16 +471,20 @@ def test_a_file_that_is_gone_is_told(pages):
     assert not RunEvent.objects.exists()
 
 
-def test_f57_a_dump_in_a_bucket_is_downloaded_by_a_link_of_five_minutes(pages, s3_bucket):
+def test_f57_a_dump_in_a_bucket_is_downloaded_by_a_link_of_five_minutes(pages, s3_bucket, caplog):
+    caplog.set_level("INFO")
     with override_settings(**s3_bucket.settings("dumps/")):
         dump = pages.made_dump()
-        client = pages.client("download_dump")
+        client = pages.client("download_dump", "view_dump")
         answer = client.post(address("download", dump), {"form": "stored"})
         assert answer.status_code == 302
         assert "no-store" in answer["Cache-Control"]
         link = answer["Location"]
         query = parse_qs(urlsplit(link).query)
         assert query["X-Amz-Expires"] == ["300"]
+        (signature,) = query["X-Amz-Signature"]
+        shown = client.get(address("change", dump)).content.decode()
+        assert signature not in str(pages.state()) + caplog.text + shown
         with urllib.request.urlopen(link) as got:
             assert got.read() == s3_bucket.body(f"dumps/{dump.key}")
             assert got.headers["Content-Disposition"].startswith("attachment")

@@ -14,7 +14,8 @@ from django.contrib.auth.models import User
 from django.db import DatabaseError, connections
 from django.test import Client
 from django.urls import reverse
-from django_q.models import OrmQ, Task
+from django.utils import timezone
+from django_q.models import OrmQ, Schedule, Task
 
 from pgclone_admin import tasks
 from pgclone_admin.core.errors import Conflict
@@ -118,6 +119,21 @@ def test_a_dump_that_is_asked_for_is_made(office):
         task = Task.objects.get(name=f"dump {dump.pk}")
         assert (task.args, task.kwargs, task.result) == ((dump.pk,), {}, "succeeded")
     assert "dumping" in lines(dump)
+
+
+def test_a_dump_of_a_schedule_is_made(office):
+    office.settings["PGCLONE_CONFIGS"] = {"nightly": {"exclude": ["people.Secret"]}}
+    Schedule.objects.create(
+        func="pgclone_admin.tasks.ask_for_dump",
+        kwargs="config='nightly', database='default'",
+        schedule_type=Schedule.ONCE,
+        next_run=timezone.now(),
+    )
+    with cluster(office):
+        dump = eventually(Dump.objects.first, 60)
+        assert outcome(dump) == (Status.SUCCEEDED, "", "")
+    assert (dump.config, dump.requested_by) == ("nightly", "a schedule")
+    assert dump.key in office.files()
 
 
 def test_f34_a_restore_of_the_database_that_holds_the_run_ends_in_the_new_one(office):

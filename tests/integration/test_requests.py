@@ -13,6 +13,7 @@ from django.test import override_settings
 from django.utils import timezone
 from django_q.models import OrmQ
 
+from pgclone_admin import tasks
 from pgclone_admin.core.errors import (
     Conflict,
     DatabaseProtected,
@@ -159,6 +160,23 @@ def test_a_request_is_a_row_an_action_and_a_task(office):
     assert (entry.user_id, entry.change_message) == (ada.user.pk, "asked for a dump")
     (row,) = OrmQ.objects.all()
     assert (row.task["func"], row.task["args"]) == ("pgclone_admin.tasks.run_dump", (dump.pk,))
+
+
+def test_a_schedule_asks_as_people_do_and_its_failures_are_seen(office, logged_warnings):
+    assert tasks.ask_for_dump(database="default") == f"dump {Dump.objects.get().pk}"
+    dump = Dump.objects.get()
+    assert (dump.requested_by, dump.options) == ("a schedule", HERE)
+    assert dump.events.get().person == "a schedule"
+    assert OrmQ.objects.count() == 1
+    with pytest.raises(tasks.NotAskedFor, match=r"^unknown_configuration$"):
+        tasks.ask_for_dump(config="nightly")
+    with (
+        override_settings(PGCLONE_ALLOW_DUMP=False),
+        pytest.raises(tasks.NotAskedFor, match=r"^not_allowed$"),
+    ):
+        tasks.ask_for_dump()
+    assert OrmQ.objects.count() == 1
+    assert len(logged_warnings) == 2
 
 
 def test_f32_a_restore_remembers_which_database_was_confirmed(office):
