@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
 from django.core.exceptions import BadRequest
-from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
-from django.core.handlers.asgi import ASGIRequest
 from django.db.models import QuerySet
 from django.db.models.functions import Coalesce
 from django.http import (
@@ -22,7 +15,6 @@ from django.http import (
     HttpResponseBase,
     HttpResponseNotAllowed,
     HttpResponseRedirect,
-    StreamingHttpResponse,
 )
 from django.urls import path
 from django.utils.html import format_html, format_html_join
@@ -33,13 +25,14 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from ..core.errors import PgcloneError
 from ..models import Dump, RestoreRun, Status
-from ..services import actors, downloads, imports, requests
+from ..services import actors, imports, requests
 from ..services.declared import declared_locations
 from ..services.downloads import Form, open_download
 from ..services.refresh import refresh
 from ..settings import settings
 from . import formats
-from .dump_facts import contents_of, facts_of
+from .dump_facts import contents_of, deletable, facts_of
+from .dump_files import on_disk, streamed
 from .dump_forms import DumpNowForm, ImportForm
 from .progress import problem_of, progress_of
 from .restore import DumpRestorePage
@@ -146,7 +139,7 @@ class DumpAdmin(DumpRestorePage):
         self, request: HttpRequest, queryset: QuerySet[Dump]
     ) -> HttpResponse | None:
         if not request.POST.get("post"):
-            rows = _deletable(queryset)
+            rows = deletable(queryset)
             return self.page(
                 request,
                 "delete_confirmation.html",
@@ -217,7 +210,7 @@ class DumpAdmin(DumpRestorePage):
         if form.is_valid():
             given = {name: form.cleaned_data[name] or None for name in ("database", "instance")}
             try:
-                with _on_disk(form.cleaned_data["archive"]) as file:
+                with on_disk(form.cleaned_data["archive"]) as file:
                     dump = imports.import_dump(actor_of(request), given, file)
             except PgcloneError as error:
                 form.add_error("archive", _sentences(error))
@@ -311,7 +304,7 @@ class DumpAdmin(DumpRestorePage):
             return self.after(request)
         if request.method not in FORM:
             return HttpResponseNotAllowed(FORM)
-        (row,) = _deletable(Dump.objects.filter(pk=dump.pk))
+        (row,) = deletable(Dump.objects.filter(pk=dump.pk))
         return self.page(
             request,
             "delete_confirmation.html",
@@ -352,67 +345,8 @@ class DumpAdmin(DumpRestorePage):
         download = open_download(actor_of(request), dump, form)
         if download.link is not None:
             return HttpResponseRedirect(download.link)
-        return _streamed(request, download)
-
-
-def _streamed(request: HttpRequest, download: downloads.Download) -> StreamingHttpResponse:
-    # Django gathers all of a plain iterator in memory where the site runs under ASGI.
-    is_async = isinstance(request, ASGIRequest)
-    headers = {"Content-Disposition": f'attachment; filename="{download.file_name}"'}
-    if download.size is not None:
-        headers["Content-Length"] = str(download.size)
-    return StreamingHttpResponse(
-        _in_threads(download.blocks) if is_async else download.blocks,
-        content_type="application/octet-stream",
-        headers=headers,
-    )
-
-
-async def _in_threads(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    def following() -> bytes:
-        return next(blocks, b"")
-
-    while block := await sync_to_async(following, thread_sensitive=False)():
-        yield block
+        return streamed(request, download)
 
 
 def _sentences(error: PgcloneError) -> str:
     return " — ".join(filter(None, [formats.capitalized(error.message), error.hint]))
-
-
-@contextmanager
-def _on_disk(upload: UploadedFile[bytes]) -> Iterator[Path]:
-    """An upload as a file; a large one is one already."""
-    if isinstance(upload, TemporaryUploadedFile):
-        yield Path(upload.temporary_file_path())
-        return
-    with tempfile.NamedTemporaryFile(prefix="pgclone-import-") as file:
-        for chunk in upload.chunks():
-            file.write(chunk)
-        file.flush()
-        yield Path(file.name)
-
-
-def _deletable(dumps: QuerySet[Dump]) -> list[dict[str, Any]]:
-    """The dumps, and what speaks against deleting each of them."""
-    good = Dump.objects.filter(status=Status.SUCCEEDED)
-    parts = ("instance", "database", "config")
-    newest = set(good.order_by(*parts, "-taken_at", "-pk").distinct(*parts).values_list("pk"))
-    rows = []
-    for dump in dumps:
-        refused = ""
-        if dump.is_active:
-            refused = _("It is being made: cancel it first.")
-        elif dump.is_pinned:
-            refused = _("It is pinned: unpin it first.")
-        rows.append(
-            {
-                "dump": dump,
-                "badge": formats.badge(dump),
-                "size": formats.size(dump.size),
-                "taken": formats.ago(dump.taken_at),
-                "refused": refused,
-                "is_newest": (dump.pk,) in newest,
-            }
-        )
-    return rows

@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from pgclone_admin.admin.dumps import _streamed
+from pgclone_admin.admin.dump_files import streamed
 from pgclone_admin.core.errors import IntegrityError
 from pgclone_admin.models import Configuration, Dump, Kind, RestoreRun, RunEvent, Status
 from pgclone_admin.services.downloads import Download
@@ -451,7 +451,7 @@ def test_f57_a_download_of_a_damaged_dump_never_becomes_whole(pages, form):
 
 def test_a_download_is_read_piece_by_piece_under_asgi_too(pages):
     request = AsyncRequestFactory().post("/")
-    answer = _streamed(request, Download("x", iter([b"a", b"b"])))
+    answer = streamed(request, Download("x", iter([b"a", b"b"])))
     assert answer.is_async
 
 

@@ -14,6 +14,7 @@ import pytest
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from example_project.demo import Shop
 from example_project.serve import LOGIN, Site
@@ -186,6 +187,13 @@ def test_staff_dump_restore_and_undo_in_the_browser_and_stay_logged_in(
         assert is_logged_in(browser)
 
 
+def find(browser: Any, selector: str) -> Any:
+    """The first such thing, as soon as it is there."""
+    return WebDriverWait(browser, APPEARS_WITHIN).until(
+        lambda browser: browser.find_element(By.CSS_SELECTOR, selector)
+    )
+
+
 def focused(browser: Any) -> Any:
     return browser.switch_to.active_element
 
@@ -232,6 +240,11 @@ def test_a_restore_takes_nothing_but_the_keyboard(
         tab_to(browser, says("Show the plan"))
         focused(browser).send_keys(Keys.ENTER)
         tab_to(browser, is_named("confirm_name"))
+        focused(browser).send_keys("another", Keys.ENTER)
+        # What is wrong is where the keyboard is.
+        find(browser, ".pgclone-field-confirm_name .errorlist")
+        assert is_named("confirm_name")(focused(browser))
+        focused(browser).send_keys(Keys.CONTROL, "a")
         focused(browser).send_keys(NAME)
         tab_to(browser, says(f"Replace database {NAME}"))
         outline = focused(browser).value_of_css_property("outline-style")
@@ -246,11 +259,14 @@ def test_a_restore_takes_nothing_but_the_keyboard(
 def test_everything_works_without_javascript(environment: dict[str, str], tmp_path: Path) -> None:
     shop = Shop(environment["DATABASE_URL"])
     site = Site(environment)
+    looks = 0
     with site.running(), chromium(tmp_path / "profile", scripts=False) as browser:
 
         def look_again() -> None:
+            nonlocal looks
             with contextlib.suppress(WebDriverException):  # the page is being loaded
                 browser.find_element(By.LINK_TEXT, "Refresh this page").click()
+                looks += 1
 
         log_in(browser, site)
         press(browser, "Dumps")
@@ -273,3 +289,4 @@ def test_everything_works_without_javascript(environment: dict[str, str], tmp_pa
         wait_for_success(browser, look_again)
         assert shop.contents().differences(changed) == []
         assert is_logged_in(browser)
+        assert looks > 0, "who runs no script is shown a link"
