@@ -217,7 +217,7 @@ def _field_of(parameter: Parameter) -> forms.Field:
     if values:
         choices = [("", _("as the settings say")), *((value, value) for value in values)]
         return forms.ChoiceField(choices=choices, **about)
-    return forms.CharField(max_length=1_000, **about)
+    return forms.CharField(max_length=1_000, strip=False, **about)
 
 
 def _database_label(alias: str) -> str:

@@ -151,6 +151,8 @@ def facts_of(run: RestoreRun) -> Facts:
     for name, label in (
         ("config", _("Configuration")),
         ("pre_swap_hooks", _("Hooks")),
+        ("post_swap_hooks", _("Hooks after the swap")),
+        ("hook_params", _("Parameters")),
         ("reversible", _("Reversible")),
         ("beside", _("Beside, as")),
         ("hold", _("Stops before the swap")),
@@ -166,6 +168,8 @@ def facts_of(run: RestoreRun) -> Facts:
 def _said(value: Any) -> Any:
     if value is True:
         return _("yes")
+    if isinstance(value, Mapping):
+        return listing([f"{name} = {given}" for name, given in value.items()])
     return listing([str(item) for item in value]) if isinstance(value, list) else str(value)
 
 

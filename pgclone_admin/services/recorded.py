@@ -10,8 +10,9 @@ from ..core.copy import CopyResult
 from ..core.manifest import Manifest
 from ..core.progress import Reporter
 from ..databases import live_name
+from ..hooks.spec import name_of
 from ..models import Dump, Kind, RestoreRun
-from ..options import Arguments, Options
+from ..options import HOOK_LISTS, Arguments, Options
 from ..runner import described, made_dump, recorded
 from . import copies, dumps, restores
 from .actors import Actor
@@ -116,4 +117,8 @@ def _run(kind: Kind, options: Options, given: Arguments, *, key: str, target: st
 
 
 def _said(given: Arguments) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(given).items() if value is not None}
+    """What was given, with hooks by their names: what is in them may be nobody's business."""
+    said = {name: value for name, value in dataclasses.asdict(given).items() if value is not None}
+    return said | {
+        option: [name_of(hook) for hook in said[option]] for option in HOOK_LISTS if option in said
+    }

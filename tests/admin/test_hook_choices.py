@@ -1,0 +1,199 @@
+"""Hooks in the admin: chosen by name among those that settings declare, with their parameters."""
+
+from __future__ import annotations
+
+import pytest
+from django.test import override_settings
+from django.urls import reverse
+
+from pgclone_admin import runner
+from pgclone_admin.core.errors import HookFailed
+from pgclone_admin.models import Configuration, RestoreRun, Status
+from pgclone_admin.options import Arguments, resolve
+from pgclone_admin.services.actors import Actor
+from pgclone_admin.services.recorded import _said
+from pgclone_admin.services.refresh import refresh
+
+from .test_restore_page import RESTORE, confirmation, url_of
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
+
+NOTE = {
+    "name": "a <b>note</b>",
+    "code": 'INSERT INTO "MyTable" (text) VALUES ({text} || {times}::text)',
+    "parameters": [
+        {"name": "text", "default": "by default ", "description": "What it <i>says</i>."},
+        {"name": "times", "type": "integer", "default": 1, "values": [1, 2]},
+    ],
+}
+LOUD = {"name": "loud", "command": "good_hook"}
+AFTER = {"name": "after", "code": "INSERT INTO \"MyTable\" (text) VALUES ('after')"}
+ANONYMIZE = {"anonymize": {"people.Person": {"name": "name"}}, "seed": "hush-hush"}
+
+
+@pytest.fixture
+def declared():
+    with override_settings(
+        PGCLONE_PRE_SWAP_HOOKS=["migrate", NOTE, LOUD],
+        PGCLONE_POST_SWAP_HOOKS=[AFTER],
+        PGCLONE_HOOK_PARAMS={"text": "by setting "},
+    ):
+        yield
+
+
+@pytest.fixture
+def dump(pages):
+    return pages.made_dump()
+
+
+def executed(pages, client, dump, **changes):
+    """The restore that a person confirms, after a worker has done it."""
+    shown = client.get(url_of(dump))
+    assert shown.status_code == 200, shown.content
+    response = client.post(url_of(dump), confirmation(pages, shown, **changes))
+    assert response.status_code == 302, response.content
+    run = RestoreRun.objects.latest("pk")
+    runner.run_restore(run)
+    run.refresh_from_db()
+    return run
+
+
+def notes(pages):
+    return [row[0] for row in pages.site.run('SELECT text FROM "MyTable" ORDER BY id')]
+
+
+def test_hooks_and_parameters_that_are_chosen_are_those_that_run(pages, dump, declared):
+    client = pages.client(RESTORE, "view_restorerun")
+    text = client.get(url_of(dump)).content.decode()
+    assert "a &lt;b&gt;note&lt;/b&gt; (SQL: INSERT INTO" in text
+    assert "loud (management command: good_hook)" in text
+    assert "after (SQL: INSERT INTO" in text
+    assert "What it &lt;i&gt;says&lt;/i&gt;." in text
+    assert "<b>note" not in text
+
+    run = executed(
+        pages,
+        client,
+        dump,
+        **{
+            "hooks": ["loud", NOTE["name"]],
+            "post_swap_hooks": ["after"],
+            "param-text": "it's {mine} ",
+            "param-times": "2",
+        },
+    )
+
+    assert run.status == Status.SUCCEEDED, run.error
+    assert run.options["arguments"]["pre_swap_hooks"] == [NOTE["name"], "loud"]
+    assert run.options["arguments"]["hook_params"] == {"text": "it's {mine} ", "times": "2"}
+    assert notes(pages)[-3:] == ["it's {mine} 2", f"good hook in {pages.site.name}__temp", "after"]
+    assert [hook["name"] for hook in run.result["hooks"]] == [NOTE["name"], "loud", "after"]
+    page = client.get(
+        reverse("admin:pgclone_admin_restorerun_change", args=[run.pk])
+    ).content.decode()
+    assert "good hook ran in" in page
+    assert "done, 0." in page
+    assert "text = it&#x27;s {mine}" in page
+
+
+def test_what_is_left_empty_is_as_the_settings_say(pages, dump, declared):
+    run = executed(pages, pages.client(RESTORE), dump, hooks=[NOTE["name"]])
+    assert run.status == Status.SUCCEEDED, run.error
+    assert "hook_params" not in run.options["arguments"]
+    assert run.options["arguments"]["post_swap_hooks"] == []
+    assert notes(pages)[-1] == "by setting 1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"param-times": "3"}, "Select a valid choice"),
+        ({"hooks": ["no such hook"]}, "Select a valid choice"),
+        ({"hooks": ['{"code": "SELECT 1"}']}, "Select a valid choice"),
+        ({"hooks": ["/etc/passwd.sql"]}, "Select a valid choice"),
+        ({"post_swap_hooks": ["loud"]}, "Select a valid choice"),
+    ],
+)
+def test_f59_nobody_types_a_hook_or_a_value_that_is_not_allowed(
+    pages, dump, declared, changes, said
+):
+    client = pages.client(RESTORE)
+    shown = client.get(url_of(dump))
+    response = client.post(url_of(dump), confirmation(pages, shown, **changes))
+    assert said in response.content.decode()
+    assert RestoreRun.objects.count() == 0
+
+
+def test_a_hook_that_fails_stands_first_with_what_it_has_said(pages, dump):
+    broken = {"name": "broken", "code": "SELECT 1; SELECT nonsense"}
+    with override_settings(PGCLONE_PRE_SWAP_HOOKS=["migrate", broken], PGCLONE_KEEP_FAILED=False):
+        client = pages.client(RESTORE, "view_restorerun")
+        with pytest.raises(HookFailed):
+            executed(pages, client, dump, hooks=["migrate", "broken"])
+    run = RestoreRun.objects.get()
+    page = client.get(
+        reverse("admin:pgclone_admin_restorerun_change", args=[run.pk])
+    ).content.decode()
+    assert "failed, 0." in page
+    assert 'id="pgclone-hook-2" open' in page
+    assert "in the statement of line 1: SELECT nonsense" in page
+
+
+def test_what_the_configuration_of_a_dump_requires_is_required_here(pages):
+    configs = {"local": {"pre_swap_hooks": ["migrate", ANONYMIZE], "require_anonymized": True}}
+    with override_settings(PGCLONE_CONFIGS=configs):
+        made = pages.made_dump()
+        # As if it had been taken where its configuration was allowed to.
+        renamed = made.key.replace("/none/", "/local/")
+        (pages.storage_root / renamed).parent.mkdir(parents=True)
+        (pages.storage_root / made.key).rename(pages.storage_root / renamed)
+        made.delete()
+        refresh(Actor.system("tests"), pages.location)
+        client = pages.superuser()
+        dump = type(made).objects.get(config="local")
+        text = client.get(url_of(dump)).content.decode()
+        assert "anonymize (anonymizing: 1 fields)" in text
+        assert "hush-hush" not in text
+        chosen = {"looked": 1, "database": "default", "what": "over", "hooks": ["migrate"]}
+        refused = client.get(url_of(dump), chosen).content.decode()
+        assert "none of the pre-swap hooks anonymizes" in refused
+        assert "Replace database" not in refused
+
+
+def test_a_configuration_of_the_admin_names_hooks_and_values_of_the_settings(pages, declared):
+    client = pages.superuser()
+    add = reverse("admin:pgclone_admin_configuration_add")
+    posted = {
+        "name": "mine",
+        "reversible": "unknown",
+        "pre_swap_hooks": f"migrate\n{NOTE['name']}",
+        "post_swap_hooks": "after",
+        "hook_params": "text = a = b\n times=2",
+        "require_anonymized": "on",
+    }
+    assert client.post(add, posted).status_code == 302
+    row = Configuration.objects.get()
+    assert row.hook_params == {"text": "a = b", "times": "2"}
+    options = resolve(Arguments(config="mine"), verb="restore")
+    assert options.pre_swap_hooks == ["migrate", NOTE]
+    assert options.post_swap_hooks == [AFTER]
+    assert options.hook_params == {"text": "a = b", "times": "2"}
+    assert options.require_anonymized is True
+    page = client.get(reverse("admin:pgclone_admin_configuration_change", args=[row.pk]))
+    assert "text = a = b\ntimes = 2" in page.content.decode()
+    for wrong, said in (
+        ({"hook_params": "no pair"}, "is no pair"),
+        ({"hook_params": "times = 3"}, "Allowed: 1, 2."),
+        ({"hook_params": "other = 3"}, "has a parameter other"),
+        ({"post_swap_hooks": "loud"}, "Not declared as hooks here: loud"),
+    ):
+        response = client.post(add, {**posted, "name": "other", **wrong})
+        assert response.status_code == 200
+        assert said in response.content.decode()
+    with override_settings(PGCLONE_POST_SWAP_HOOKS=[]), pytest.raises(Exception, match="declare"):
+        resolve(Arguments(config="mine"), verb="restore")
+
+
+def test_what_is_in_a_hook_of_the_command_line_is_not_written_down():
+    said = _said(Arguments(pre_swap_hooks=["migrate", ANONYMIZE], hook_params={"a": "b"}))
+    assert said == {"pre_swap_hooks": ["migrate", "anonymize"], "hook_params": {"a": "b"}}
