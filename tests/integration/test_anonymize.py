@@ -551,7 +551,11 @@ def test_nothing_raw_is_left_in_any_file_of_the_database_or_a_copy(make_clinic, 
     with contextlib.closing(site.connect(autocommit=False)) as connection:
         anonymization.run(connection, note=lambda _text: None, check=lambda: None)
         connection.commit()
-    assert files_with(site, RAW)  # dead rows, which every copy would have
+    # A plain VACUUM leaves the bytes of dead rows, which every copy would have.
+    site.run("VACUUM (ANALYZE) clinic_patient")
+    assert expected & set(files_with(site, RAW)) >= {
+        row[0] for row in site.run("SELECT pg_relation_filenode('clinic_patient')::text")
+    }
     with contextlib.closing(site.connect()) as connection:
         anonymization.finish(connection)
 

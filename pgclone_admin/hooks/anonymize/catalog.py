@@ -151,8 +151,6 @@ def undisturbed(cursor: Any, relation: Relation) -> Iterator[None]:
         cursor.execute(sql.SQL(f"{_ALTER} NO FORCE ROW LEVEL SECURITY").format(**names))
         restoring.append(sql.SQL(f"{_ALTER} FORCE ROW LEVEL SECURITY").format(**names))
     yield
-    # A table with events that wait for the commit cannot be altered.
-    cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
     for statement in restoring:
         cursor.execute(statement)
 

@@ -78,14 +78,18 @@ class Anonymization:
         with connection.cursor() as cursor, _session(cursor):
             changed = [table for table in self.models if table.changed]
             relations = [catalog.find(cursor, table) for table in changed]
+            with _told("rows that were changed before break a constraint"):
+                # A table with checks that wait for the commit, also of earlier hooks, cannot be
+                # altered. From here on none waits.
+                cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
             for table, relation in zip(changed, relations, strict=True):
                 check()
-                with _told(f"{table.label} could not be anonymized"):
-                    # Events of earlier hooks would forbid to alter the table.
-                    cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-                    with catalog.undisturbed(cursor, relation):
-                        cursor.execute(statements.update(table, relation, seed=self.seed))
-                        counts[table.label] = cursor.rowcount
+                with (
+                    _told(f"{table.label} could not be anonymized"),
+                    catalog.undisturbed(cursor, relation),
+                ):
+                    cursor.execute(statements.update(table, relation, seed=self.seed))
+                    counts[table.label] = cursor.rowcount
                 names = ", ".join(each.name for each in table.changed)
                 note(f"{table.label}: {counts[table.label]:,} rows, {names}")
             for view in catalog.materialized_views(cursor):
