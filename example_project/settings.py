@@ -87,7 +87,30 @@ PGCLONE_CONFIGS = {
     "anonymous": {
         "exclude": ["shop.SearchLog"],
         "pre_dump_hooks": ["close_abandoned_carts"],
-        "pre_swap_hooks": ["migrate", "anonymize_customers"],
+        "pre_swap_hooks": [
+            "migrate",
+            {
+                "name": "anonymize",
+                "anonymize": {
+                    "shop.Customer": {
+                        "first_name": "first_name",
+                        "last_name": "last_name",
+                        "email": "email",
+                        "phone": "phone",
+                    },
+                    "auth.User": {
+                        "username": "keep",
+                        "first_name": "first_name",
+                        "last_name": "last_name",
+                        "email": "email",
+                        "password": "keep",
+                    },
+                },
+                "seed": os.environ.get("ANONYMIZE_SEED", "bicycles"),
+            },
+        ],
+        "post_swap_hooks": ["clear_caches"],
+        "require_anonymized": True,
         "reversible": True,
     },
 }

@@ -172,7 +172,7 @@ class Target:
         with ExitStack() as made:
             if request.reversible and parked_as == "pre":
                 # After the hooks: a copy of what was there before them could hold the raw rows of
-                # an anonymised restore.
+                # an anonymized restore.
                 self.reporter.phase("copying")
                 # Under its own name only after the swap: until then an older one is the right one.
                 unfinished = self.mark(new_database_name(), "temporary", source)

@@ -73,9 +73,9 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         'there is no management command "migrat" to run as a hook',
     ),
     "unknown hook in a configuration": (
-        {"PGCLONE_CONFIGS": {"a": {"pre_dump_hooks": "anonymise; rm -rf /"}}},
+        {"PGCLONE_CONFIGS": {"a": {"pre_dump_hooks": "anonymize; rm -rf /"}}},
         "E004",
-        'there is no management command "anonymise; rm -rf /" to run as a hook',
+        'there is no management command "anonymize; rm -rf /" to run as a hook',
     ),
     "script that ends the transaction": (
         {"PGCLONE_PRE_SWAP_HOOKS": [{"code": "SELECT 1; COMMIT", "name": "half"}]},
