@@ -27,6 +27,7 @@ from django.db.utils import load_backend
 from pgconnection.core import _Databases
 
 from .core.errors import HookFailed
+from .threads import followed
 
 Databases = MutableMapping[str, dict[str, Any]]
 
@@ -182,9 +183,10 @@ def uses_pgconnection() -> bool:
 def route(alias: str, database: str) -> Iterator[None]:
     """Within the block, ``alias`` and ``default`` are ``database`` on the server of ``alias``.
 
-    Every other alias refuses to connect. For this thread alone; transactions that are open when the
-    block begins are not part of it. Connections that the block opened are closed at its end.
-    What Django remembers of the one database is not used on the other.
+    Every other alias refuses to connect. For this thread, and for those that it starts in the
+    block; transactions that are open when the block begins are not part of it. Connections that
+    the block opened are closed at its end. What Django remembers of the one database is not used
+    on the other.
     """
     destination = copy.deepcopy(connections[alias].settings_dict)
     destination["NAME"] = database
@@ -203,6 +205,7 @@ def route(alias: str, database: str) -> Iterator[None]:
                 stack.enter_context(_routed(other, destination, replace=replace))
             else:
                 stack.enter_context(_refused(other))
+        stack.enter_context(followed(lambda: route(alias, database)))
         yield
 
 

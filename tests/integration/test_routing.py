@@ -12,6 +12,7 @@ import io
 import sys
 import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import pgconnection
 import psycopg2
@@ -136,11 +137,77 @@ def test_every_way_to_query_goes_to_the_destination(world):
 # -- whom it leaves alone --------------------------------------------------------------------------
 
 
-def test_other_threads_go_on_using_the_live_database(world):
+def test_threads_that_were_there_go_on_using_the_live_database(world):
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(reached).result() == "default"
+        with route("default", world.destination.name):
+            assert pool.submit(reached).result() == "default"
+            assert pool.submit(reached, "other").result() == "other"
+            assert reached() == "destination"
+        pool.submit(connections.close_all).result()
+
+
+def test_threads_that_are_started_in_the_block_follow_it(world):
+    """What a hook does in a thread of its own is done where the hook works."""
+
+    def look():
+        return reached(), in_thread(reached), in_thread(lambda: in_thread(reached))
+
     with route("default", world.destination.name):
-        assert in_thread(reached) == "default"
-        assert in_thread(lambda: reached("other")) == "other"
-        assert reached() == "destination"
+        assert in_thread(look) == ("destination",) * 3
+        with ThreadPoolExecutor(2) as pool:
+            assert set(pool.map(lambda _n: reached(), range(6))) == {"destination"}
+            for _ in range(2):
+                pool.submit(connections.close_all).result()
+        with pytest.raises(HookFailed, match='used the database "other"'):
+            pool_of_one(lambda: reached("other"))
+        with route("default", world.other.name):
+            assert in_thread(reached) == "other"
+        assert in_thread(reached) == "destination"
+    assert in_thread(reached) == "default"
+    assert threading.Thread.start is original_start
+
+
+original_start = threading.Thread.start
+
+
+def pool_of_one(function):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def test_a_connection_that_is_made_from_the_routed_one_is_routed_too(world):
+    with route("default", world.destination.name):
+        copied = connection.copy()
+        try:
+            with copied.cursor() as cursor:
+                cursor.execute("SELECT content FROM label")
+                assert cursor.fetchone() == ("destination",)
+        finally:
+            copied.close()
+
+
+def test_blocks_within_blocks_are_one_transaction_of_the_destination(world):
+    with route("default", world.destination.name):
+        with contextlib.suppress(RuntimeError), transaction.atomic():
+            write("outer")
+            with transaction.atomic():
+                write("inner")
+            raise RuntimeError
+        with transaction.atomic():
+            write("kept")
+            with contextlib.suppress(RuntimeError), transaction.atomic():
+                write("undone")
+                raise RuntimeError
+    found = {row[0] for row in world.destination.run("SELECT content FROM label")}
+    assert "kept" in found
+    assert not {"outer", "inner", "undone"} & found
+    assert world.default.run("SELECT content FROM label") == [("default",)]
+
+
+def write(content):
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO label VALUES (%s)", [content])
 
 
 def test_two_threads_can_have_a_route_each(world):

@@ -53,6 +53,7 @@ LAYERS = [
             "settings",
             "databases",
             "kept",
+            "threads",
         },
     ),
     ("core", {"core"}),

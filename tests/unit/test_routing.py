@@ -9,6 +9,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pgconnection
@@ -178,9 +179,45 @@ def test_everything_else_of_the_destination_is_that_of_the_alias(
                 assert found["OPTIONS"]["sslmode"] == "require"
 
 
-def test_a_route_is_seen_by_its_own_thread_alone(way: str) -> None:
+def test_a_route_is_not_seen_by_a_thread_that_was_there_before(way: str) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(names).result() == STRAIGHT
+        with route("default", "live__temp"):
+            assert pool.submit(names).result() == STRAIGHT
+
+
+def test_a_route_is_followed_by_the_threads_that_are_started_in_it(way: str) -> None:
     with route("default", "live__temp"):
-        assert in_thread(names) == STRAIGHT
+        assert in_thread(names) == names()
+        assert in_thread(lambda: in_thread(names))["default"] == "live__temp"
+    assert in_thread(names) == STRAIGHT
+
+
+def test_a_thread_that_outlives_its_route_never_comes_back_to_the_live_database(way: str) -> None:
+    go_on = threading.Event()
+    found: list[str] = []
+
+    def look() -> None:
+        go_on.wait(10)
+        found.append(names()["default"])
+
+    thread = threading.Thread(target=look)
+    with route("default", "live__temp"):
+        thread.start()
+    go_on.set()
+    thread.join(10)
+    assert found == ["live__temp"]
+
+
+def test_our_own_threads_do_not_follow(way: str) -> None:
+    found: list[str] = []
+    with route("default", "live__temp"):
+        thread = threading.Thread(
+            target=lambda: found.append(names()["default"]), name="pgclone of a test"
+        )
+        thread.start()
+        thread.join(10)
+    assert found == ["live"]
 
 
 def test_a_route_may_begin_in_any_thread(way: str) -> None:
