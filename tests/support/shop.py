@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
@@ -27,6 +28,8 @@ def shop_environment(rows: int, more: Mapping[str, str] | None = None) -> Iterat
     """
     # Short enough for a unix socket in it.
     home = Path(tempfile.mkdtemp(prefix="pgb-", dir="/tmp"))
+    # The wheel's own exit handler runs before this one and makes its lock file once more.
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
     try:
         server = embedded.start(home)
         environment = {
