@@ -531,7 +531,7 @@ def test_post_swap_hooks_run_on_the_live_database_after_the_swap(here, key, comm
     assert len(done.hooks) == 3
 
 
-def test_a_failing_post_swap_hook_is_told_and_the_restore_is_done(here, key):
+def test_f59_a_failing_post_swap_hook_is_told_and_the_restore_is_done(here, key):
     here.add_person("live")
     reporter = SilentReporter()
     hooks = [{"code": "SELECT nonsense", "name": "broken"}, note("still runs")]

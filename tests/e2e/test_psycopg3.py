@@ -1,0 +1,81 @@
+"""A site whose Django uses psycopg 3: dumps, restores, and hooks that were written for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import ROOT
+from tests.support.django_project import Project
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("nothing_left_behind")]
+
+
+@pytest.fixture(scope="module")
+def psycopg3(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process that finds psycopg 3 beside all else."""
+    folder = tmp_path_factory.mktemp("psycopg3")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(
+        [*pip, "--target", folder, "psycopg[binary]>=3.2"],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    return {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
+HOOK = """
+from psycopg import Connection, sql
+
+from pgclone_admin.hooks import HookBase
+
+
+class Hook(HookBase):
+    def run_hook(self, connection: Connection, who: str):
+        self.execute(sql='INSERT INTO "MyTable" (text) VALUES ({who})')
+        self.execute(
+            sql.SQL('INSERT INTO {} (text) VALUES ({})').format(
+                sql.Identifier("MyTable"), sql.Literal("composed by psycopg 3")
+            )
+        )
+        row = connection.execute("SELECT count(*) FROM people_person").fetchone()
+        with connection.cursor() as cursor:
+            cursor.execute('INSERT INTO "MyTable" (text) VALUES (%s)', [f"{row[0]} people"])
+"""
+
+
+def test_hooks_for_psycopg_3_run_where_it_is_installed(
+    project: Project, psycopg3: dict[str, str], tmp_path: Path
+) -> None:
+    def pgclone(*args: str) -> Any:
+        return project.pgclone(*args, env=psycopg3).ok()
+
+    version = (
+        "from django.db.backends.postgresql.psycopg_any import is_psycopg3; print(is_psycopg3)"
+    )
+    assert "True" in project.manage("shell", "-v0", "-c", version, env=psycopg3).ok().stdout
+    script = tmp_path / "hook.py"
+    script.write_text(HOOK)
+    spec = f'{{"file": "{script}", "parameters": [{{"name": "who"}}]}}'
+    (key,) = pgclone("dump").lines
+    project.add_person("later")
+
+    pgclone(
+        *("restore", key, "--reversible", "--pre-swap-hook", "migrate", "good_hook", spec),
+        *("--hook-param", "who", "it's {me}"),
+    )
+
+    assert "later" not in project.people()
+    assert project.notes()[-4:] == [
+        f"good hook in {project.name}__temp",
+        "it's {me}",
+        "composed by psycopg 3",
+        "3 people",
+    ]
+    pgclone("restore", ":pre")
+    assert "later" in project.people()
