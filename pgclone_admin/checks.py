@@ -22,7 +22,7 @@ from .hooks.anonymize import unanonymized_fields
 from .hooks.anonymizing import AnonymizeHook
 from .hooks.spec import by_name
 from .models import Dump, RestoreRun
-from .options import Arguments, configuration_names, hook_lists, resolve
+from .options import HOOK_LISTS, Arguments, configuration_names, hook_lists, resolve
 from .routing import SharedDatabases, connects_again
 from .services.anonymity import require_anonymizing
 from .settings import VERSION_1_HOOK_SETTINGS, Settings, cluster_settings, settings
@@ -143,6 +143,12 @@ def check_settings(**_kwargs: Any) -> list[CheckMessage]:
             _collect(messages, lambda name=name: getattr(settings, name), "pgclone_admin.E003")
     if messages:
         return messages
+    for option in HOOK_LISTS:
+        _collect(
+            messages,
+            lambda option=option: by_name(hook_lists(option, stored=False)),
+            "pgclone_admin.E004",
+        )
     for config in [None, *configuration_names()]:
         for verb in ("dump", "restore"):
             _collect(messages, lambda c=config, v=verb: _load(c, v), "pgclone_admin.E004")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from django.apps import apps
 from django.db import DatabaseError
 
 from .core.errors import ConfigurationError, UnknownConfiguration
-from .hooks.spec import by_name
+from .hooks.spec import by_name, name_of
 from .settings import HookSpec, as_hooks, as_list, settings
 
 NO_CONFIGURATION = "none"
@@ -114,18 +115,25 @@ def resolve(arguments: Arguments, *, verb: str) -> Options:
 
 
 def _meant(option: str, hooks: list[HookSpec]) -> list[HookSpec]:
-    if not any(isinstance(hook, str) for hook in hooks):
-        return hooks
-    declared = by_name(hook_lists(option, stored=False))
+    """Texts that are names of declared hooks as these hooks."""
+    names = {hook for hook in hooks if isinstance(hook, str)}
+    # Another two that share a name are no reason not to do this.
+    lists = [[h for h in each if name_of(h) in names] for each in hook_lists(option, stored=False)]
+    declared = by_name(lists)
     return [declared.get(hook, hook) if isinstance(hook, str) else hook for hook in hooks]
 
 
 def hook_lists(option: str, *, stored: bool) -> Iterator[list[HookSpec]]:
     """Every list of hooks that the settings have under ``option``; with ``stored`` those of the
-    configurations in the database, too, which name only what the settings declare."""
+    configurations in the database, too, which name only what the settings declare.
+
+    A configuration that cannot be read has none: whoever uses it, and the system checks, are told.
+    """
     yield getattr(settings, option)
-    for _name, configuration in configurations_of_settings():
-        yield configuration.get(option, [])
+    for configurations in (settings.configs, settings.dump_configs, settings.restore_configs):
+        for name, configuration in configurations.items():
+            with contextlib.suppress(ConfigurationError):
+                yield checked(str(name), configuration).get(option, [])
     if stored:
         model = apps.get_model("pgclone_admin", "Configuration")
         for hooks in model.objects.values_list(option, flat=True):

@@ -82,15 +82,15 @@ def shortened(text: str) -> str:
     return words if len(words) <= NAME_WIDTH else words[:NAME_WIDTH] + " ..."
 
 
-def by_name(lists: Iterable[Sequence[HookSpec]]) -> dict[str, HookSpec]:
+def by_name(lists: Iterable[Sequence[HookSpec]], *, strict: bool = True) -> dict[str, HookSpec]:
     """The hooks of several lists under their names, in their order.
 
-    :class:`ConfigurationError` when two that differ have the same name.
+    :class:`ConfigurationError` when two that differ have the same name, if ``strict``.
     """
     found: dict[str, HookSpec] = {}
     for spec in (each for hooks in lists for each in hooks):
         name = name_of(spec)
-        if found.setdefault(name, spec) != spec:
+        if found.setdefault(name, spec) != spec and strict:
             raise ConfigurationError(
                 f'two hooks are called "{name}"', hint='Give one of them a "name" of its own.'
             )

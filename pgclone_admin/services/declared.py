@@ -22,8 +22,9 @@ def declared_hooks(option: str, *, stored: bool = True) -> list[str]:
 
 
 def declared_specs(option: str, *, stored: bool = True) -> Mapping[str, HookSpec]:
-    """The same hooks by their names, as they are written down."""
-    found = by_name(hook_lists(option, stored=False))
+    """The same hooks by their names, as they are written down. Of two that share a name the first:
+    whoever wants to run it is told."""
+    found = by_name(hook_lists(option, stored=False), strict=False)
     if stored:
         # They are names of these; one that is not declared any more is refused when it is loaded.
         names = [name_of(hook) for hooks in hook_lists(option, stored=True) for hook in hooks]

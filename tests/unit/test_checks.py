@@ -92,6 +92,11 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         "E004",
         "the configuration requires anonymized data, and none of the pre-swap hooks anonymizes",
     ),
+    "one name for two hooks": (
+        {"PGCLONE_PRE_DUMP_HOOKS": [{"code": "SELECT 1", "name": "x"}, {"code": "", "name": "x"}]},
+        "E004",
+        'two hooks are called "x"',
+    ),
     "one name for two": (
         {"PGCLONE_CONFIGS": {"x": {}}, "PGCLONE_RESTORE_CONFIGS": {"x": {}}},
         "E004",

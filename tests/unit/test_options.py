@@ -180,6 +180,16 @@ def test_a_name_of_a_declared_hook_stands_for_that_hook() -> None:
     assert options.pre_swap_hooks == [declared, "migrate", "other"]
 
 
+def test_another_configuration_that_cannot_be_used_disturbs_nobody() -> None:
+    twins = [{"code": "SELECT 1", "name": "twin"}, {"code": "SELECT 2", "name": "twin"}]
+    configs = {"broken": {"no such key": 1}, "other": {"pre_swap_hooks": twins}, "nightly": {}}
+    with override_settings(PGCLONE_CONFIGS=configs):
+        options = resolve(Arguments(config="nightly"), verb="restore")
+        with pytest.raises(ConfigurationError):
+            resolve(Arguments(config="broken"), verb="restore")
+    assert options.pre_swap_hooks == ["migrate"]
+
+
 def test_two_hooks_with_one_name_are_refused() -> None:
     hooks = [{"code": "SELECT 1", "name": "views"}, {"code": "SELECT 2", "name": "views"}]
     with (
