@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
 
 from ..core.errors import HookFailed
 from ..core.process import scrubbed
 from ..core.progress import Reporter
-from .parameters import Parameter
 
 OUTPUT_TAIL = 4_000
 """Characters of a failed hook's output that its error shows."""
@@ -48,46 +46,6 @@ class Labels:
     """Seconds after which it is ended and has failed."""
     anonymizes: bool = False
     """Whether no personal data is left after it, as far as its author knows."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """The database that a hook works on: ``alias`` leads to ``database`` while it runs."""
-
-    alias: str
-    database: str
-    schema_note: str = field(default="", repr=False)
-
-
-class Hook(Protocol):
-    """One step of the project, checked and ready to run."""
-
-    @property
-    def kind(self) -> Kind: ...
-
-    @property
-    def labels(self) -> Labels: ...
-
-    @property
-    def parameters(self) -> tuple[Parameter, ...]:
-        """What it declares."""
-
-
-class CommandLike(Hook, Protocol):
-    """A hook that opens its connections by itself, through Django."""
-
-    def run(self, alias: str, output: Output) -> None:
-        """Runs in this thread; whatever it raises has failed the hook."""
-
-
-class Transactional(Hook, Protocol):
-    """A hook that shares a transaction with its neighbors, and never ends it."""
-
-    def run_in(self, connection: Any, output: Output, check: Callable[[], None]) -> None:
-        """Runs on a psycopg2 connection within its transaction."""
-
-    def finish(self, connection: Any) -> None:
-        """After the commit, on a connection with autocommit."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,12 @@ def load_hooks(
             after += loader.of_pum(found, found.post, spec)
         else:
             hooks.append(loader.load(spec))
-    return list(_around_migrate(hooks, before, after))
+    ready = list(_around_migrate(hooks, before, after))
+    if len([hook for hook in ready if isinstance(hook, AnonymizeHook)]) > 1:
+        raise ConfigurationError(
+            "more than one hook of a list anonymizes", hint="Put all of their rules into one."
+        )
+    return ready
 
 
 def parameters_of(spec: HookSpec) -> tuple[Parameter, ...]:

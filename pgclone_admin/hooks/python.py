@@ -88,9 +88,6 @@ class PythonHook:
             given = {name: self.values[name] for name in asked if name in self.values}
             hook.run_hook(connection, **given)
 
-    def finish(self, connection: Any) -> None:
-        return None
-
 
 def load_python(
     path: Path,

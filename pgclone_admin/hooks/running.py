@@ -18,6 +18,7 @@ from ..core.errors import HookFailed, PgcloneError, TransactionControl
 from ..core.progress import Reporter
 from ..databases import secrets
 from ..routing import route
+from .anonymizing import AnonymizeHook
 from .base import HookResult, Output, failed
 from .command import CommandHook
 from .deadline import TimeIsUp, watched
@@ -52,7 +53,7 @@ def run_hooks(
     """
     place = Place(alias, database)
     results: list[HookResult] = []
-    raw = any(hook.labels.anonymizes for hook in hooks)
+    still_raw = sum(hook.labels.anonymizes for hook in hooks)
     for is_command, group in groupby(hooks, lambda hook: isinstance(hook, CommandHook)):
         segment: list[Any] = list(group)
         try:
@@ -62,9 +63,9 @@ def run_hooks(
                 results += _run_transaction(segment, place, reporter)
         except HookFailed as error:
             # What was not anonymized is not left lying about for a look at it.
-            error.may_be_kept = not raw
+            error.may_be_kept = not still_raw
             raise
-        raw = raw and not any(hook.labels.anonymizes for hook in segment)
+        still_raw -= sum(hook.labels.anonymizes for hook in segment)
     return results
 
 
@@ -91,9 +92,10 @@ def _run_transaction(
                 if hook.labels.anonymizes and told.output.changed is None:
                     _attest(hook, shared)
                 results.append(told.result())
-        with after_commit(place.alias, place.database).session() as connection:
-            for hook in hooks:
-                hook.finish(connection)
+        if anonymizing := [hook for hook in hooks if isinstance(hook, AnonymizeHook)]:
+            with after_commit(place.alias, place.database).session() as connection:
+                for hook in anonymizing:
+                    hook.finish(connection)
     return results
 
 

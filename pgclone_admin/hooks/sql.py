@@ -49,9 +49,6 @@ class SqlHook:
             check=check,
         )
 
-    def finish(self, connection: Any) -> None:
-        return None
-
 
 def load_sql(
     text: str,
