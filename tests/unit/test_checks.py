@@ -360,7 +360,7 @@ def test_without_a_queue_nothing_that_is_asked_for_is_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     installed = {"django.contrib.admin"}
-    monkeypatch.setattr("pgclone_admin.checks.apps.is_installed", installed.__contains__)
+    monkeypatch.setattr("django.apps.apps.is_installed", installed.__contains__)
     found = checks.check_queue()
     assert [message.id for message in found] == ["pgclone_admin.W004"]
     assert "django_q" in str(found[0].hint)

@@ -1,0 +1,135 @@
+"""System checks of the settings of this app, and of what they say about models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings as django_settings
+from django.core import checks
+from django.core.checks import CheckMessage, Error, Tags, register
+
+from ..core.errors import PgcloneError
+from ..hooks import HookSpec, Stage, load_hooks
+from ..hooks.anonymize import unanonymized_fields
+from ..hooks.anonymizing import AnonymizeHook
+from ..hooks.spec import by_name
+from ..options import HOOK_LISTS, Arguments, configuration_names, hook_lists, resolve
+from ..services.anonymity import require_anonymizing
+from ..settings import VERSION_1_HOOK_SETTINGS, Settings, settings
+
+
+@register(Tags.compatibility)
+def check_old_setting_names(**_kwargs: Any) -> list[CheckMessage]:
+    return [
+        checks.Warning(
+            f"the setting {old} is read as {new}",
+            hint=f"Rename it to {new}.",
+            id="pgclone_admin.W001",
+        )
+        for new, old in VERSION_1_HOOK_SETTINGS.items()
+        if getattr(django_settings, old, None) is not None
+    ]
+
+
+@register()
+def check_settings(**_kwargs: Any) -> list[CheckMessage]:
+    """Every setting can be read, every configuration too, and every hook in them exists."""
+    messages: list[CheckMessage] = []
+    for name, attribute in vars(Settings).items():
+        if isinstance(attribute, property):
+            _collect(messages, lambda name=name: getattr(settings, name), "pgclone_admin.E003")
+    if messages:
+        return messages
+    for option in HOOK_LISTS:
+        _collect(
+            messages,
+            lambda option=option: by_name(hook_lists(option, stored=False)),
+            "pgclone_admin.E004",
+        )
+    for config in [None, *configuration_names()]:
+        for verb in ("dump", "restore"):
+            _collect(messages, lambda c=config, v=verb: _load(c, v), "pgclone_admin.E004")
+    return messages
+
+
+@register(Tags.models)
+def check_anonymizing(**_kwargs: Any) -> list[CheckMessage]:
+    """Somebody has looked at each field that seems to be personal."""
+    messages: list[CheckMessage] = []
+    try:
+        specs = by_name(hook_lists("pre_swap_hooks", stored=False))
+        hooks = {name: load_hooks([spec])[0] for name, spec in specs.items() if _anonymizes(spec)}
+        kept = settings.keep_apps
+    except PgcloneError:
+        return []  # told by check_settings
+    for name, hook in hooks.items():
+        assert isinstance(hook, AnonymizeHook)
+        forgotten = [
+            field
+            for field in unanonymized_fields(hook.anonymization)
+            if field.partition(".")[0] not in kept
+        ]
+        if forgotten:
+            messages.append(
+                checks.Warning(
+                    f'the hook "{name}" says nothing of fields that seem to be personal: '
+                    + ", ".join(forgotten),
+                    hint='Give each of them a rule; "keep" when it may stay as it is.',
+                    id="pgclone_admin.W010",
+                )
+            )
+    return messages
+
+
+def _anonymizes(spec: HookSpec) -> bool:
+    return isinstance(spec, Mapping) and "anonymize" in spec
+
+
+@register(Tags.models)
+def check_kept_apps(**_kwargs: Any) -> list[CheckMessage]:
+    """No relation leads from a kept table to another one, or back."""
+    try:
+        kept = set(settings.keep_apps)
+    except PgcloneError:
+        return []  # told by check_settings
+    messages: list[CheckMessage] = []
+    for model in apps.get_models(include_auto_created=True):
+        for field in model._meta.local_fields if model._meta.managed else ():
+            target = field.related_model
+            if not isinstance(target, type) or not getattr(field, "db_constraint", False):
+                continue
+            ends = {model._meta.app_label, target._meta.app_label}
+            if ends & kept and not ends <= kept:
+                messages.append(
+                    Error(
+                        f"{field} leads from a kept table to another one, or from another one to "
+                        "a kept one",
+                        hint="A restore replaces one and keeps the other. Take the app out of "
+                        "PGCLONE_KEEP_APPS, add the other one, or use db_constraint=False.",
+                        obj=model,
+                        id="pgclone_admin.E005",
+                    )
+                )
+    return messages
+
+
+def _load(config: str | None, verb: str) -> None:
+    options = resolve(Arguments(config=config), verb=verb)
+    if verb == "dump":
+        load_hooks(options.pre_dump_hooks, stage=Stage.PRE_DUMP, params=options.hook_params)
+        return
+    hooks = load_hooks(options.pre_swap_hooks, params=options.hook_params)
+    load_hooks(options.post_swap_hooks, stage=Stage.POST_SWAP, params=options.hook_params)
+    if options.require_anonymized:
+        require_anonymizing(hooks)
+
+
+def _collect(messages: list[CheckMessage], look: Any, identifier: str) -> None:
+    try:
+        look()
+    except PgcloneError as error:
+        message = Error(error.message, hint=error.hint, id=identifier)
+        if message not in messages:
+            messages.append(message)
