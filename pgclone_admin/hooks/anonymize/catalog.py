@@ -47,13 +47,13 @@ def identifier(name: TableName) -> sql.Composed:
     return sql.SQL("{}.{}").format(sql.Identifier(name.schema), sql.Identifier(name.name))
 
 
-_FAMILY = """
+FAMILY = """
 WITH RECURSIVE family(oid) AS (
     SELECT %(oid)s::oid UNION SELECT inhrelid FROM pg_inherits JOIN family ON inhparent = oid)
 """
 
 _MEMBERS = f"""
-{_FAMILY}
+{FAMILY}
 SELECT n.nspname, c.relname, c.relkind, pg_has_role(c.relowner, 'USAGE')
   FROM family JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
  ORDER BY c.oid <> %(oid)s, n.nspname, c.relname
@@ -61,7 +61,7 @@ SELECT n.nspname, c.relname, c.relkind, pg_has_role(c.relowner, 'USAGE')
 
 # Before version 15 what a partition has of a trigger of its parent is internal.
 _ACTIVE = f"""
-{_FAMILY}
+{FAMILY}
 SELECT n.nspname, c.relname, found.*
   FROM family JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace, LATERAL (
     SELECT 'TRIGGER', tgname, tgenabled FROM pg_trigger

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,7 @@ from ...core import evidence
 from ...core.connection import Connection, one_row
 from ...core.errors import HookFailed, PermissionMissing
 from ...core.names import TableName
-from . import catalog, mapping, statements
+from . import catalog, mapping, rewriting, statements
 from .mapping import TableChange
 
 _STATISTICS = (
@@ -30,6 +30,14 @@ _QUOTING = ("22", "P0")
 
 _NOT_DONE = "Nothing of it is committed."
 _STILL_THERE = "Raw rows are still in the files of the database: drop it, or try again."
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What was done: the number of rows of each model, and the tables that were written anew."""
+
+    counts: dict[str, int]
+    rewritten: frozenset[TableName]
 
 
 @dataclass(frozen=True)
@@ -65,16 +73,20 @@ class Anonymization:
         *,
         note: Callable[[str], None],
         check: Callable[[], None],
-    ) -> dict[str, int]:
-        """Changes every row, and leaves the evidence; the number of rows of each model.
+    ) -> Changed:
+        """Changes every row, and leaves the evidence.
 
         Works in the transaction of ``connection``, which the caller commits or rolls back. All
         that can be refused is refused before a row is changed. ``check`` is called before each
         table and may raise. Until :meth:`finish` has run, raw rows remain in the files.
+
+        A table is written anew with its indexes, which takes a fifth of the time of an UPDATE.
+        Where PostgreSQL does not do that, it is updated.
         """
         if connection.autocommit:
             raise ValueError("an anonymization needs a transaction")
         counts: dict[str, int] = {}
+        rewritten: set[TableName] = set()
         with connection.cursor() as cursor, _session(cursor):
             changed = [table for table in self.models if table.changed]
             relations = [catalog.find(cursor, table) for table in changed]
@@ -88,8 +100,16 @@ class Anonymization:
                     _told(f"{table.label} could not be anonymized"),
                     catalog.undisturbed(cursor, relation),
                 ):
-                    cursor.execute(statements.update(table, relation, seed=self.seed))
-                    counts[table.label] = cursor.rowcount
+                    new = statements.values(table, relation, seed=self.seed)
+                    written = rewriting.rewrite(cursor, relation, new)
+                    if written is None:
+                        cursor.execute(statements.update(relation, new))
+                        counts[table.label] = cursor.rowcount
+                        # Also one that was written anew before, as the part of another.
+                        rewritten.difference_update(relation.leaves)
+                    else:
+                        counts[table.label] = rewriting.count(cursor, relation)
+                        rewritten |= written
                 names = ", ".join(each.name for each in table.changed)
                 note(f"{table.label}: {counts[table.label]:,} rows, {names}")
             for view in catalog.materialized_views(cursor):
@@ -100,12 +120,13 @@ class Anonymization:
             with _told("that it is anonymized could not be written into the database"):
                 cursor.execute("SET CONSTRAINTS ALL DEFERRED")
                 evidence.write(cursor, digest=self.digest, fields=self.fields)
-        return counts
+        return Changed(counts, frozenset(rewritten))
 
-    def finish(self, connection: Connection) -> None:
+    def finish(self, connection: Connection, *, rewritten: Collection[TableName] = ()) -> None:
         """Removes what is left of the raw rows; to be run after the commit, in autocommit.
 
         That is dead rows in tables, their TOAST tables and indexes, and statistics of columns.
+        ``rewritten``, of what :meth:`run` gives, are the tables that have no dead rows.
         :class:`PermissionMissing` where the role may not: it has to own the tables and, for the
         statistics, the database.
         """
@@ -115,14 +136,21 @@ class Anonymization:
             relations = [catalog.find(cursor, table) for table in self.models if table.changed]
             for relation in relations:
                 for leaf in relation.leaves:
-                    _rewrite(cursor, leaf)
+                    if leaf in rewritten:
+                        _analyze(cursor, leaf)
+                    else:
+                        _rewrite(cursor, leaf)
             # Of a parent, the statistics over all of its parts, once these are clean.
             parents = [relation.name for relation in relations if relation.has_parts]
             for name in [*parents, *catalog.materialized_views(cursor)]:
-                with _told(f"{name} could not be analyzed", _STILL_THERE):
-                    cursor.execute(f"ANALYZE {name.quoted}")
+                _analyze(cursor, name)
             for name in _STATISTICS:
                 _rewrite(cursor, name)
+
+
+def _analyze(cursor: Any, name: TableName) -> None:
+    with _told(f"{name} could not be analyzed", _STILL_THERE):
+        cursor.execute(f"ANALYZE {name.quoted}")
 
 
 def _rewrite(cursor: Any, name: TableName) -> None:

@@ -1,13 +1,16 @@
-"""Rules as SQL: one UPDATE for a table, whose expressions see the old row.
+"""Rules as SQL expressions over the old row.
 
-Made-up values hang on a digest of seed, table and primary key, computed once for a row. Each field
-takes its bits from another place of it. Only functions that every server has are used.
+Made-up values hang on a digest of seed, table and primary key. Each field takes its bits from
+another place of it. No expression of ours has a subquery: PostgreSQL writes a table anew only
+without them. Only functions that every server has are used.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from psycopg2 import sql
 
@@ -21,49 +24,44 @@ DIGEST_DIGITS = 64
 _RANDOM = "replace(gen_random_uuid()::text, '-', '')"
 
 
-def update(change: TableChange, relation: Relation, *, seed: str) -> sql.Composed:
-    """The statement that changes all rows of the table."""
-    made_up: list[FieldChange] = []
-    others: list[FieldChange] = []
-    for each in change.changed:
-        (made_up if each.rule.kind in _MADE_UP else others).append(each)
-    parts = [
-        sql.SQL("{} = {}").format(sql.Identifier(each.column), _typed(each, relation, seed))
-        for each in others
-    ]
-    if made_up:
-        parts.append(_from_digest(change, made_up, relation, seed))
+@dataclass(frozen=True)
+class _Row:
+    """Expressions that name a row: its primary key as text, and the hexadecimal digest of it."""
+
+    key: sql.Composable
+    digest: sql.Composable
+
+
+def values(change: TableChange, relation: Relation, *, seed: str) -> dict[str, sql.Composed]:
+    """What each column becomes."""
+    row = _row(change, relation, seed)
+    return {each.column: _typed(each, relation, row, seed) for each in change.changed}
+
+
+def update(relation: Relation, new: Mapping[str, sql.Composed]) -> sql.Composed:
+    """The statement that changes all rows of the table where they lie."""
+    parts = [sql.SQL("{} = {}").format(sql.Identifier(name), new[name]) for name in new]
     return sql.SQL("UPDATE {} SET {}").format(relation.identifier, sql.SQL(", ").join(parts))
 
 
-def _from_digest(
-    change: TableChange, made_up: Sequence[FieldChange], relation: Relation, seed: str
-) -> sql.Composed:
-    """``(a, b) = (SELECT ...)``: computes the digest of a row once for all of its fields.
-
-    It runs for each row because the digest names the key. What is the same without the row, such
-    as an expression with random(), may not stand in it: it would be computed once for all rows.
-    """
-    key = sql.SQL(", ").join(relation.column(name) for name in change.key)
+def _row(change: TableChange, relation: Relation, seed: str) -> _Row:
+    names = sql.SQL(", ").join(relation.column(name) for name in change.key)
+    key = sql.SQL("{}::text" if len(change.key) == 1 else "ROW({})::text").format(names)
     secret = hashlib.sha256(f"{seed}\0{change.label}".encode()).hexdigest()
-    return sql.SQL(
-        "({columns}) = (SELECT {values} FROM (SELECT encode(sha256(convert_to({secret}"
-        " || {key}, 'UTF8')), 'hex') AS pgclone_digest OFFSET 0) AS pgclone_row)"
-    ).format(
-        columns=sql.SQL(", ").join(sql.Identifier(each.column) for each in made_up),
-        values=sql.SQL(", ").join(_typed(each, relation, seed) for each in made_up),
-        secret=sql.Literal(secret),
-        key=sql.SQL("{}::text" if len(change.key) == 1 else "ROW({})::text").format(key),
-    )
+    return _Row(key, _sha256(sql.SQL("{} || {}").format(sql.Literal(secret), key)))
 
 
-def _typed(change: FieldChange, relation: Relation, seed: str) -> sql.Composed:
+def _sha256(text: sql.Composable) -> sql.Composed:
+    return sql.SQL("encode(sha256(convert_to({}, 'UTF8')), 'hex')").format(text)
+
+
+def _typed(change: FieldChange, relation: Relation, row: _Row, seed: str) -> sql.Composed:
     """The new value, of the type of the column, but without its length: nothing is cut silently."""
-    value = _value(change, relation, seed)
+    value = _value(change, relation, row, seed)
     return sql.SQL("CAST({} AS {})").format(value, sql.SQL(relation.types[change.column]))
 
 
-def _value(change: FieldChange, relation: Relation, seed: str) -> sql.Composable:
+def _value(change: FieldChange, relation: Relation, row: _Row, seed: str) -> sql.Composable:
     rule = change.rule
     old = relation.column(change.column)
     if rule.kind == "null":
@@ -74,14 +72,12 @@ def _value(change: FieldChange, relation: Relation, seed: str) -> sql.Composable
         # On lines of its own: the expression may end in a comment.
         return sql.SQL(f"(\n{rule.value}\n)")
     if rule.kind == "password":
-        return _unusable() if rule.value is None else _known(rule.value, old)
+        return _unusable() if rule.value is None else _known(rule.value, row)
     if rule.kind == "hash":
         key = hashlib.sha256(f"{seed}\0hash".encode()).hexdigest()
-        made: sql.Composable = sql.SQL(
-            "encode(sha256(convert_to({} || {}::text, 'UTF8')), 'hex')"
-        ).format(sql.Literal(key), old)
+        made: sql.Composable = _sha256(sql.SQL("{} || {}::text").format(sql.Literal(key), old))
     else:
-        made = _MADE_UP[rule.kind](change, old)
+        made = _MADE_UP[rule.kind](change, row, old)
     if change.max_length is not None:
         made = sql.SQL("left({}, {})").format(made, sql.Literal(change.max_length))
     # What was not given stays so: who has no phone gets none.
@@ -98,13 +94,13 @@ def _unusable() -> sql.Composable:
     return sql.SQL(f"'!' || {_RANDOM} || left(md5(random()::text), 8)")
 
 
-def _known(password: str, old: sql.Composable) -> sql.Composable:
+def _known(password: str, row: _Row) -> sql.Composable:
     """PBKDF2 of one iteration, with a salt for each row: HMAC-SHA256 of salt and block number.
 
     One iteration can be computed for a million rows. It protects nothing, but neither do more of
     them protect a password that stands in the settings. Django counts the iterations by what the
-    hash says, and makes a new one when somebody logs in. The salt names the row: a query that does
-    not is run once for all rows.
+    hash says, and makes a new one when somebody logs in. The salt stands in it twice, so that it is
+    computed from the row and what is random for this statement alone.
     """
     key = password.encode()
     if len(key) > hashlib.sha256().block_size:
@@ -112,65 +108,75 @@ def _known(password: str, old: sql.Composable) -> sql.Composable:
     key = key.ljust(hashlib.sha256().block_size, b"\0")
     inner, outer = (sql.Literal(bytes(byte ^ pad for byte in key).hex()) for pad in (0x36, 0x5C))
     return sql.SQL(
-        "(SELECT 'pbkdf2_sha256$1$' || salt || '$' || encode(sha256(decode({outer}, 'hex') ||"
-        " sha256(decode({inner}, 'hex') || convert_to(salt, 'UTF8') || decode('00000001', 'hex'))),"
-        " 'base64') FROM (SELECT md5(concat({random}, {old})) AS salt OFFSET 0) AS pgclone_salt)"
-    ).format(inner=inner, outer=outer, random=sql.SQL(_RANDOM), old=old)
+        "'pbkdf2_sha256$1$' || {salt} || '$' || encode(sha256(decode({outer}, 'hex') ||"
+        " sha256(decode({inner}, 'hex') || convert_to({salt}, 'UTF8') ||"
+        " decode('00000001', 'hex'))), 'base64')"
+    ).format(
+        inner=inner,
+        outer=outer,
+        salt=sql.SQL("md5({} || {})").format(sql.Literal(secrets.token_hex()), row.key),
+    )
 
 
 # -- made-up values -------------------------------------------------------------------------------
 
 
-def _bits(change: FieldChange, digits: int, *, salt: str = "") -> sql.Composable:
+def _bits(change: FieldChange, row: _Row, digits: int, *, salt: str = "") -> sql.Composable:
     """Hexadecimal digits of the row's digest, from a place that hangs on the field."""
     spread = hashlib.sha256(f"{change.name}\0{salt}".encode()).digest()[0]
     place = 1 + spread % (DIGEST_DIGITS - digits + 1)
-    return sql.SQL("substr(pgclone_digest, {}, {})").format(sql.Literal(place), sql.Literal(digits))
+    return sql.SQL("substr({}, {}, {})").format(row.digest, sql.Literal(place), sql.Literal(digits))
 
 
-def _pick(change: FieldChange, values: Sequence[str], *, salt: str = "") -> sql.Composable:
+def _pick(
+    change: FieldChange, row: _Row, choices: Sequence[str], *, salt: str = ""
+) -> sql.Composable:
     return sql.SQL("(({})::text[])[1 + ('x' || {})::bit(24)::integer % {}]").format(
-        sql.Literal(list(values)), _bits(change, 6, salt=salt), sql.Literal(len(values))
+        sql.Literal(list(choices)), _bits(change, row, 6, salt=salt), sql.Literal(len(choices))
     )
 
 
-def _first_name(change: FieldChange, _old: sql.Composable) -> sql.Composable:
-    return _pick(change, fakes.FIRST_NAMES)
+def _first_name(change: FieldChange, row: _Row, _old: sql.Composable) -> sql.Composable:
+    return _pick(change, row, fakes.FIRST_NAMES)
 
 
-def _last_name(change: FieldChange, _old: sql.Composable) -> sql.Composable:
-    return _pick(change, fakes.LAST_NAMES)
+def _last_name(change: FieldChange, row: _Row, _old: sql.Composable) -> sql.Composable:
+    return _pick(change, row, fakes.LAST_NAMES)
 
 
-def _name(change: FieldChange, _old: sql.Composable) -> sql.Composable:
-    first = _pick(change, fakes.FIRST_NAMES, salt="first")
-    return sql.SQL("{} || ' ' || {}").format(first, _pick(change, fakes.LAST_NAMES, salt="last"))
+def _name(change: FieldChange, row: _Row, _old: sql.Composable) -> sql.Composable:
+    first = _pick(change, row, fakes.FIRST_NAMES, salt="first")
+    return sql.SQL("{} || ' ' || {}").format(
+        first, _pick(change, row, fakes.LAST_NAMES, salt="last")
+    )
 
 
-def _email(change: FieldChange, _old: sql.Composable) -> sql.Composable:
-    return sql.SQL("{} || {}").format(_bits(change, HEX_DIGITS), sql.Literal(f"@{fakes.DOMAIN}"))
+def _email(change: FieldChange, row: _Row, _old: sql.Composable) -> sql.Composable:
+    return sql.SQL("{} || {}").format(
+        _bits(change, row, HEX_DIGITS), sql.Literal(f"@{fakes.DOMAIN}")
+    )
 
 
-def _username(change: FieldChange, _old: sql.Composable) -> sql.Composable:
-    digits = _bits(change, HEX_DIGITS)
+def _username(change: FieldChange, row: _Row, _old: sql.Composable) -> sql.Composable:
+    digits = _bits(change, row, HEX_DIGITS)
     prefix = "user-"
     if change.max_length is not None and change.max_length < len(prefix) + HEX_DIGITS:
         return digits
     return sql.SQL("{} || {}").format(sql.Literal(prefix), digits)
 
 
-def _phone(change: FieldChange, _old: sql.Composable) -> sql.Composable:
+def _phone(change: FieldChange, row: _Row, _old: sql.Composable) -> sql.Composable:
     last = sql.SQL("lpad((('x' || {})::bit(24)::integer % 100)::text, 2, '0')").format(
-        _bits(change, 6, salt="number")
+        _bits(change, row, 6, salt="number")
     )
-    return sql.SQL("'+1' || {} || '55501' || {}").format(_pick(change, fakes.AREA_CODES), last)
+    return sql.SQL("'+1' || {} || '55501' || {}").format(_pick(change, row, fakes.AREA_CODES), last)
 
 
-def _text(change: FieldChange, old: sql.Composable) -> sql.Composable:
+def _text(change: FieldChange, row: _Row, old: sql.Composable) -> sql.Composable:
     length = len(fakes.TEXTS[0])
     return sql.SQL(
         "left(repeat({text}, 1 + length({old}::text) / {of}), length({old}::text))"
-    ).format(text=_pick(change, fakes.TEXTS), old=old, of=sql.Literal(length))
+    ).format(text=_pick(change, row, fakes.TEXTS), old=old, of=sql.Literal(length))
 
 
 _MADE_UP = {
