@@ -39,9 +39,6 @@ class Relation:
     def identifier(self) -> sql.Composed:
         return identifier(self.name)
 
-    def column(self, name: str) -> sql.Composed:
-        return sql.SQL("{}.{}").format(self.identifier, sql.Identifier(name))
-
 
 def identifier(name: TableName) -> sql.Composed:
     return sql.SQL("{}.{}").format(sql.Identifier(name.schema), sql.Identifier(name.name))

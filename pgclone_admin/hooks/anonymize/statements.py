@@ -2,7 +2,8 @@
 
 Made-up values hang on a digest of seed, table and primary key. Each field takes its bits from
 another place of it. No expression of ours has a subquery: PostgreSQL writes a table anew only
-without them. Only functions that every server has are used.
+without them. Nor do they name the table, as its parts are written with them too. Only functions
+that every server has are used.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class _Row:
 
 def values(change: TableChange, relation: Relation, *, seed: str) -> dict[str, sql.Composed]:
     """What each column becomes."""
-    row = _row(change, relation, seed)
+    row = _row(change, seed)
     return {each.column: _typed(each, relation, row, seed) for each in change.changed}
 
 
@@ -44,8 +45,8 @@ def update(relation: Relation, new: Mapping[str, sql.Composed]) -> sql.Composed:
     return sql.SQL("UPDATE {} SET {}").format(relation.identifier, sql.SQL(", ").join(parts))
 
 
-def _row(change: TableChange, relation: Relation, seed: str) -> _Row:
-    names = sql.SQL(", ").join(relation.column(name) for name in change.key)
+def _row(change: TableChange, seed: str) -> _Row:
+    names = sql.SQL(", ").join(sql.Identifier(name) for name in change.key)
     key = sql.SQL("{}::text" if len(change.key) == 1 else "ROW({})::text").format(names)
     secret = hashlib.sha256(f"{seed}\0{change.label}".encode()).hexdigest()
     return _Row(key, _sha256(sql.SQL("{} || {}").format(sql.Literal(secret), key)))
@@ -57,13 +58,13 @@ def _sha256(text: sql.Composable) -> sql.Composed:
 
 def _typed(change: FieldChange, relation: Relation, row: _Row, seed: str) -> sql.Composed:
     """The new value, of the type of the column, but without its length: nothing is cut silently."""
-    value = _value(change, relation, row, seed)
+    value = _value(change, row, seed)
     return sql.SQL("CAST({} AS {})").format(value, sql.SQL(relation.types[change.column]))
 
 
-def _value(change: FieldChange, relation: Relation, row: _Row, seed: str) -> sql.Composable:
+def _value(change: FieldChange, row: _Row, seed: str) -> sql.Composable:
     rule = change.rule
-    old = relation.column(change.column)
+    old = sql.Identifier(change.column)
     if rule.kind == "null":
         return sql.SQL("NULL")
     if rule.kind == "constant":
