@@ -242,6 +242,7 @@ def test_what_inherits_is_changed_as_its_parent(plain):
 
 def test_a_table_that_was_updated_by_an_earlier_hook_holds_nothing_raw(plain):
     plain.run("UPDATE clinic_patient SET notes = '', phone = ''")
+    plain.run("ANALYZE")
     assert any(files_with(plain, RAW))
     everything = {
         **dict.fromkeys(("first_name", "last_name", "name", "phone", "card", "notes"), "text"),

@@ -80,8 +80,8 @@ class Anonymization:
         that can be refused is refused before a row is changed. ``check`` is called before each
         table and may raise. Until :meth:`finish` has run, raw rows remain in the files.
 
-        A table is written anew with its indexes, which takes a fifth of the time of an UPDATE.
-        Where PostgreSQL does not do that, it is updated.
+        A table is written anew with its indexes, which is faster than an UPDATE and leaves no
+        dead rows. Where PostgreSQL does not do that, it is updated.
         """
         if connection.autocommit:
             raise ValueError("an anonymization needs a transaction")
