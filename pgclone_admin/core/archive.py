@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
-from typing import IO
 
 from .errors import IntegrityError
+from .fields import INT_SIZE, Fields, Splitter, as_text
 from .streams import BLOCK, MAGIC_ARCHIVE, Readable
 from .temporary import CONTENTS, own_prefix
 
@@ -41,10 +41,10 @@ WRAPPER_GRANTS = b"FOREIGN DATA WRAPPER "
 
 LAST_KINDS = {"ACL", "DEFAULT ACL", "EVENT TRIGGER", "MATERIALIZED VIEW DATA"}
 
-LONGEST_TEXT = 256 * 1024 * 1024
-"""Bytes of one definition. A flipped bit makes more of it, for which nobody should wait."""
-
 PUBLISHES_EVERYTHING = (b"FOR ALL TABLES", b"FOR TABLES IN SCHEMA")
+
+SETTINGS = {"ENCODING", "STDSTRINGS", "SEARCHPATH"}
+"""Entries that make no object, but say how the session is to be."""
 
 _CUSTOM_FORMAT = 1
 
@@ -73,6 +73,8 @@ class Entry:
     is_gin: bool
     definition: str = ""
     """The statement that creates an extension or schema; not kept for others."""
+    copy: bytes = b""
+    """The COPY statement that takes the rows; empty where they are INSERT statements."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,10 @@ class Outline:
     """How many entries there are of each kind."""
     tablespaces: set[str] = field(default_factory=set)
     """Names of the tablespaces in which tables and indexes lie, other than the database's own."""
+    with_blocks: array[int] = field(default_factory=lambda: array("i"))
+    """Entries that have a block of data, in the order of the archive."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """What the archive sets for a session, by the kind of the entry that says it."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,8 @@ class Contents:
     database: str
     entries: tuple[Entry, ...]
     outline: Outline
+    plain: bool = False
+    """Whether pg_dump left the data uncompressed, and its numbers have four bytes."""
 
     @property
     def oldest_reader(self) -> int:
@@ -130,7 +138,7 @@ class OpenedArchive:
         self._source = source
         self._head = tempfile.NamedTemporaryFile(prefix=own_prefix(), suffix=CONTENTS)  # noqa: SIM115
         self.path = Path(self._head.name)
-        splitter = _Splitter(source, self._head)
+        splitter = Splitter(source, self._head)
         try:
             self.contents = _read_contents(splitter)
             self._ahead = splitter.finish()
@@ -140,9 +148,17 @@ class OpenedArchive:
 
     def blocks(self) -> Iterator[bytes]:
         """All bytes of the archive, once, from its first."""
+        yield from self.head()
+        yield from self.data()
+
+    def head(self) -> Iterator[bytes]:
+        """Header and table of contents."""
         self._head.seek(0)
         while block := self._head.read(BLOCK):
             yield block
+
+    def data(self) -> Iterator[bytes]:
+        """What comes after the table of contents, once."""
         if self._ahead:
             yield self._ahead
         while block := self._source.read(BLOCK):
@@ -152,61 +168,18 @@ class OpenedArchive:
         self._head.close()
 
 
-class _Splitter:
-    """Gives out exactly what is asked for, and copies what was given to a file."""
-
-    def __init__(self, source: Readable, head: IO[bytes]) -> None:
-        self._source = source
-        self._head = head
-        self._buffer = b""
-        self._position = 0
-
-    def take(self, size: int) -> bytes:
-        end = self._position + size
-        if end > len(self._buffer):
-            self._refill(size)
-            end = size
-        data = self._buffer[self._position : end]
-        self._position = end
-        return data
-
-    def finish(self) -> bytes:
-        """What was read from the source and not asked for."""
-        self._head.write(self._buffer[: self._position])
-        self._head.flush()
-        return self._buffer[self._position :]
-
-    def _refill(self, size: int) -> None:
-        self._head.write(self._buffer[: self._position])
-        parts = [self._buffer[self._position :]]
-        missing = size - len(parts[0])
-        while missing > 0:
-            more = self._source.read(BLOCK)
-            if not more:
-                raise IntegrityError(
-                    "the archive ends inside its table of contents",
-                    hint="It was cut short. Use another dump.",
-                )
-            parts.append(more)
-            missing -= len(more)
-        self._buffer = b"".join(parts)
-        self._position = 0
-
-
-def _read_contents(source: _Splitter) -> Contents | None:
+def _read_contents(source: Splitter) -> Contents | None:
     if source.take(len(MAGIC_ARCHIVE)) != MAGIC_ARCHIVE:
         raise IntegrityError("the archive does not begin as an archive")
     major, minor, _revision, int_size, offset_size, archive_format = source.take(6)
     version = (major, minor)
     if not OLDEST_VERSION <= version <= NEWEST_VERSION:
         return None
-    fields = _Fields(source, int_size=int_size, offset_size=offset_size)
+    fields = Fields(source, int_size=int_size, offset_size=offset_size)
     if archive_format != _CUSTOM_FORMAT:
         raise IntegrityError("the archive is a directory or tar archive, not one in custom format")
-    if version >= (1, 15):
-        source.take(1)  # compression algorithm
-    else:
-        fields.integer()  # compression level
+    # The algorithm; before, the level of gzip. Nothing is 0 in both.
+    compression = source.take(1)[0] if version >= (1, 15) else fields.integer()
     created = _moment([fields.integer() for _ in range(7)])
     database = fields.text() or ""
     server_version = fields.text() or ""
@@ -218,7 +191,16 @@ def _read_contents(source: _Splitter) -> Contents | None:
             "the table of contents is damaged: a number in it is none",
             hint="The archive was altered. Use another dump.",
         ) from error
-    return Contents(version, created, server_version, program_version, database, entries, outline)
+    return Contents(
+        version,
+        created,
+        server_version,
+        program_version,
+        database,
+        entries,
+        outline,
+        plain=compression == 0 and int_size == INT_SIZE,
+    )
 
 
 def _moment(parts: list[int]) -> datetime | None:
@@ -230,7 +212,7 @@ def _moment(parts: list[int]) -> datetime | None:
         return None
 
 
-def _read_entries(fields: _Fields, version: tuple[int, int]) -> tuple[tuple[Entry, ...], Outline]:
+def _read_entries(fields: Fields, version: tuple[int, int]) -> tuple[tuple[Entry, ...], Outline]:
     kept: list[Entry] = []
     outline = Outline(array("i"), bytearray(), {})
     superuser_only = outline.superuser_only
@@ -240,7 +222,7 @@ def _read_entries(fields: _Fields, version: tuple[int, int]) -> tuple[tuple[Entr
         raise IntegrityError("the table of contents is damaged: its number of entries is negative")
     for _ in range(count):
         dump_id = fields.integer()
-        fields.integer()  # whether the entry has data
+        has_block = fields.integer()
         fields.skip()  # oid of the catalog
         fields.skip()  # oid of the object
         name = fields.raw()
@@ -248,9 +230,9 @@ def _read_entries(fields: _Fields, version: tuple[int, int]) -> tuple[tuple[Entr
         section = fields.integer()
         definition = fields.raw() or b""
         fields.skip()  # statement that drops it
-        fields.skip()  # COPY statement
+        copy = fields.raw() or b""
         schema = fields.raw()
-        if tablespace := _text(fields.raw()):
+        if tablespace := as_text(fields.raw()):
             outline.tablespaces.add(tablespace)
         if version >= (1, 14):
             fields.skip()  # table access method
@@ -266,26 +248,31 @@ def _read_entries(fields: _Fields, version: tuple[int, int]) -> tuple[tuple[Entr
         if section in (Section.PRE_DATA, Section.DATA, Section.POST_DATA):
             current = section
         outline.ids.append(dump_id)
+        if has_block:
+            outline.with_blocks.append(dump_id)
+        if kind in SETTINGS:
+            outline.settings[kind] = as_text(definition)
         outline.sections.append(Section.LAST if _comes_last(kind, name, current) else current)
         outline.kinds[kind] += 1
         if _needs_superuser(kind, definition) or (
             kind in ("COMMENT", "SECURITY LABEL")
             and any(dependency in superuser_only for dependency in dependencies)
         ):
-            superuser_only[dump_id] = f"{kind} {_text(name)}"
+            superuser_only[dump_id] = f"{kind} {as_text(name)}"
         elif kind == "ACL" and (name or b"").startswith(WRAPPER_GRANTS):
-            outline.wrapper_grants[dump_id] = _text(definition)
+            outline.wrapper_grants[dump_id] = as_text(definition)
         elif kind in KEPT_KINDS:
             kept.append(
                 Entry(
                     dump_id=dump_id,
                     kind=kind,
-                    schema=_text(schema) or None,
-                    name=_text(name),
+                    schema=as_text(schema) or None,
+                    name=as_text(name),
                     dependencies=tuple(dependencies),
                     alters_table=kind == "INDEX" and b"\nALTER TABLE " in definition,
                     is_gin=b" USING gin " in definition,
-                    definition=_text(definition) if kind in ("EXTENSION", "SCHEMA") else "",
+                    definition=as_text(definition) if kind in ("EXTENSION", "SCHEMA") else "",
+                    copy=copy if kind == "TABLE DATA" else b"",
                 )
             )
     return tuple(kept), outline
@@ -304,48 +291,3 @@ def _needs_superuser(kind: str, definition: bytes) -> bool:
     if kind == "PUBLICATION":
         return any(words in definition for words in PUBLISHES_EVERYTHING)
     return kind in NEVER_AS_PLAIN_ROLE or kind == "PUBLICATION TABLES IN SCHEMA"
-
-
-def _text(raw: bytes | None) -> str:
-    return "" if raw is None else raw.decode(errors="surrogateescape")
-
-
-class _Fields:
-    """The integers, texts and offsets of an archive."""
-
-    def __init__(self, source: _Splitter, *, int_size: int, offset_size: int) -> None:
-        if not (1 <= int_size <= 8 and 1 <= offset_size <= 8):
-            raise IntegrityError("the header of the archive is damaged")
-        self._take = source.take
-        self._int_size = int_size + 1
-        self._offset_size = offset_size + 1
-
-    def integer(self) -> int:
-        data = self._take(self._int_size)
-        value = int.from_bytes(data[1:], "little")
-        return -value if data[0] else value
-
-    def raw(self) -> bytes | None:
-        length = self.integer()
-        return None if length < 0 else self._take(self._checked(length))
-
-    def skip(self) -> None:
-        length = self.integer()
-        if length > 0:
-            self._take(self._checked(length))
-
-    @staticmethod
-    def _checked(length: int) -> int:
-        if length > LONGEST_TEXT:
-            raise IntegrityError(
-                "the table of contents is damaged: it holds a text without end",
-                hint="The archive was altered. Use another dump.",
-            )
-        return length
-
-    def text(self) -> str | None:
-        raw = self.raw()
-        return None if raw is None else _text(raw)
-
-    def offset(self) -> None:
-        self._take(self._offset_size)

@@ -1,30 +1,32 @@
 """Loads one archive into one empty database, from a stream, building indexes meanwhile.
 
-The archive is piped into a pg_restore that loads definitions and data. As soon as the rows of a
-large table are in, other pg_restores build its constraints and indexes, from the table of contents
-alone, which needs no data. The other indexes and the foreign keys follow, several at a time; what
-remains (triggers, policies, grants) is done at the end. So a stream is restored as fast as
-``pg_restore --jobs`` restores a local file.
+A pg_restore makes the tables. The rows are read from the stream here, and loaded by one or more
+sessions; where they are compressed inside the archive, by a pg_restore that the whole archive is
+piped into. As soon as the rows of a large table are in, other pg_restores build its constraints and
+indexes, from the table of contents alone, which needs no data. The other indexes and the foreign
+keys follow, several at a time; what remains (triggers, policies, grants) is done at the end. So a
+stream is restored as fast as ``pg_restore --jobs`` restores a local file.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import psycopg2
-from psycopg2 import sql
 
 from .archive import Contents, Entry, OpenedArchive, Section
-from .build import IndexBuilders, Step, batched, plan_foreign_keys, plan_tables
+from .blocks import TableBlocks, tables_to_copy
+from .build import IndexBuilders
 from .connection import ConnectionParams, one_row
 from .errors import PgcloneError, ProcessFailed, RestoreFailed
+from .extensions import create_extensions
 from .judge import (
     ErrorCollector,
     Judge,
@@ -32,19 +34,20 @@ from .judge import (
     RestoreError,
     Tolerated,
 )
-from .names import TableName, quote_identifier
+from .names import TableName
 from .preflight import left_out
 from .process import Child
 from .programs import Command, Program, parse_command, restore_command
 from .progress import Reporter
+from .rows import RowLoader, open_row_session
 from .server import remove_session_limits
-from .statements import split
+from .steps import Step, batched, plan_foreign_keys, plan_tables
 from .temporary import LISTS, own_prefix
 
 SCRATCH_OPTIONS = "-c synchronous_commit=off"
 """A database that is thrown away when its server crashes need not wait for the disk."""
 
-_IN_SCHEMA = re.compile(r" WITH SCHEMA (.+);")
+EARLY = {Section.PRE_DATA, Section.DATA}
 
 MOST_FOREIGN_KEY_STEPS = 200
 """Foreign keys that get a pg_restore each; more of them are built in as many batches as jobs."""
@@ -88,9 +91,10 @@ def load_archive(
         if archive.contents is None:
             loader.load_in_one_pass()
         else:
+            done: frozenset[int] = frozenset()
             if extension_creator is not None:
-                loader.create_extensions(archive.contents, extension_creator)
-            loader.load_split(archive.contents, jobs, is_superuser=is_superuser)
+                done = create_extensions(archive.contents, target.role, extension_creator)
+            loader.load_split(archive.contents, jobs, done, is_superuser=is_superuser)
     return loader.report
 
 
@@ -116,94 +120,71 @@ class _Loader:
         self._tolerated = tolerated
         self._fed = 0
         self._use_tablespaces = True
-        self._done_before: set[int] = set()
         self.report = LoadReport()
 
     def load_in_one_pass(self) -> None:
         """For an archive whose table of contents cannot be read here."""
-        self._judge(None, self._stream(entries=None))
+        self._judge(None, self._stream(self._archive.blocks(), entries=None))
 
-    def create_extensions(self, contents: Contents, creator: ConnectionParams) -> None:
-        """Creates the extensions of the archive, and the schemas they lie in.
-
-        As the owner of the database, who may create trusted ones; the others as ``creator``, which
-        may be a superuser or the first role of a managed server. What neither may create is left
-        to pg_restore to fail with.
-        """
-        schemas = {e.name: e for e in contents.entries if e.kind == "SCHEMA"}
-        schemas |= {quote_identifier(name): entry for name, entry in schemas.items()}
-        with creator.session() as connection, connection.cursor() as cursor:
-            remove_session_limits(connection)
-            for entry in contents.entries:
-                if entry.kind != "EXTENSION":
-                    continue
-                match = _IN_SCHEMA.search(entry.definition)
-                schema = schemas.get(match[1]) if match else None
-                try:
-                    if schema is not None and schema.dump_id not in self._done_before:
-                        self._create_schema(cursor, schema)
-                    self._create_extension(cursor, entry)
-                except psycopg2.Error as error:
-                    raise RestoreFailed(
-                        f'the extension "{entry.name}" cannot be created: '
-                        f"{error.diag.message_primary}",
-                        hint="The live database was not touched.",
-                    ) from error
-            for dump_id, statements in contents.outline.wrapper_grants.items():
-                self._grant_wrapper(cursor, dump_id, statements)
-
-    def _create_extension(self, cursor: Any, extension: Entry) -> None:
-        for role in (self._target.role, None):
-            cursor.execute("SELECT set_config('role', %s, false)", [role or "none"])
-            with contextlib.suppress(psycopg2.errors.InsufficientPrivilege):
-                cursor.execute(extension.definition)
-                break
-        cursor.execute("RESET ROLE")
-
-    def _grant_wrapper(self, cursor: Any, dump_id: int, statements: str) -> None:
-        """Now, as the servers of the wrapper need it; again at the end where a role is missing."""
-        done = True
-        for statement in split(statements):
-            try:
-                cursor.execute(statement.text)
-            except psycopg2.Error:
-                done = False
-        if done:
-            self._done_before.add(dump_id)
-
-    def _create_schema(self, cursor: Any, schema: Entry) -> None:
-        cursor.execute(schema.definition)
-        if self._target.role is not None:
-            cursor.execute(
-                sql.SQL("ALTER SCHEMA {} OWNER TO {}").format(
-                    sql.Identifier(schema.name), sql.Identifier(self._target.role)
-                )
-            )
-        self._done_before.add(schema.dump_id)
-
-    def load_split(self, contents: Contents, jobs: int, *, is_superuser: bool) -> None:
+    def load_split(
+        self, contents: Contents, jobs: int, done: frozenset[int], *, is_superuser: bool
+    ) -> None:
+        """``done`` are the entries that are there already."""
         self._leave_out(contents, is_superuser=is_superuser)
         without = frozenset() if is_superuser else contents.outline.superuser_only.keys()
-        early = {Section.PRE_DATA, Section.DATA}
-        first = self._list("first", contents, early, without | self._done_before)
+        without_first = done | without
         with IndexBuilders(
             self._build_command, lambda: self._fed, jobs=jobs, analyze=self._analyze
         ) as builders:
             builders.begin(*plan_tables(contents.entries))
-            errors = self._stream(first, builders)
+            if tables := tables_to_copy(contents):
+                errors = self._load_rows(contents, tables, builders, jobs, without_first)
+            else:
+                first = self._list("first", contents, EARLY, without_first)
+                errors = self._stream(self._archive.blocks(), first, builders)
             self._reporter.phase("indexing")
             builders.data_is_loaded()
             self._judge(contents, errors + builders.finish())
             foreign_keys = plan_foreign_keys(contents.entries)
             # A key to a partitioned table needs its indexes attached, so the others come first.
-            done = builders.built | without
-            done |= {entry for step in foreign_keys for entry in step.entries}
-            rest = self._list("rest", contents, {Section.POST_DATA}, done)
-            self._judge(contents, self._build_listed(rest))
+            others = {entry for step in foreign_keys for entry in step.entries}
+            others |= builders.built | without
+            rest = self._list("rest", contents, {Section.POST_DATA}, others)
+            self._judge(contents, self._run_listed(rest))
             builders.add(batched(foreign_keys, MOST_FOREIGN_KEY_STEPS, jobs))
             self._judge(contents, builders.finish())
-        last = self._list("last", contents, {Section.LAST}, without | self._done_before)
-        self._judge(contents, self._build_listed(last))
+        last = self._list("last", contents, {Section.LAST}, without_first)
+        self._judge(contents, self._run_listed(last))
+
+    def _load_rows(
+        self,
+        contents: Contents,
+        tables: Mapping[int, Entry],
+        builders: IndexBuilders,
+        jobs: int,
+        without: AbstractSet[int],
+    ) -> list[RestoreError]:
+        """Definitions by a pg_restore, rows by sessions of this process, and then large objects,
+        sequences and the like by another pg_restore."""
+        first = self._list("first", contents, {Section.PRE_DATA}, without)
+        errors = self._run_listed(first, retryable=False)
+        blocks = TableBlocks(self._archive.data(), tables)
+        with RowLoader(
+            lambda: open_row_session(self._target, contents.outline),
+            builders,
+            self._reporter,
+            self.report,
+            jobs=jobs,
+            tolerated=self._tolerated,
+        ) as loader:
+            for entry, texts in blocks.tables():
+                builders.table_is_loaded(loader.load(entry, texts))
+        others = self._list("others", contents, {Section.DATA}, without | tables.keys())
+        errors += self._stream(chain(self._archive.head(), blocks.rest()), others, builders)
+        # pg_restore does not read what it does not need; a damaged end is to be noticed still.
+        for _unread in blocks.rest():
+            pass
+        return errors
 
     def _analyze(self, table: TableName) -> None:
         """Now, while others are being built, it costs no time of its own."""
@@ -226,9 +207,12 @@ class _Loader:
         self._use_tablespaces = not any(entry.startswith("TABLESPACE ") for entry in found)
 
     def _stream(
-        self, entries: Path | None, builders: IndexBuilders | None = None
+        self,
+        archive: Iterable[bytes],
+        entries: Path | None,
+        builders: IndexBuilders | None = None,
     ) -> list[RestoreError]:
-        """Pipes the archive into pg_restore; returns the errors that can be judged."""
+        """Pipes an archive into pg_restore; returns the errors that can be judged."""
         command = self._command(entries=entries)
         collector = ErrorCollector(command.secrets, tolerated=self._tolerated)
 
@@ -238,7 +222,7 @@ class _Loader:
                 builders.take(line)
 
         with Child(command, stdin=subprocess.PIPE, on_line=take) as child:
-            for piece in _feed(self._archive, child, self._reporter):
+            for piece in _feed(archive, child, self._reporter):
                 self._fed += piece
                 if collector.is_hopeless or (builders is not None and builders.has_failed):
                     child.terminate()
@@ -254,9 +238,10 @@ class _Loader:
         listed.write_text("".join(f"{dump_id}\n" for dump_id in step.entries))
         return self._command(entries=listed, archive=self._archive.path)
 
-    def _build_listed(self, entries: Path) -> list[RestoreError]:
+    def _run_listed(self, entries: Path, *, retryable: bool = True) -> list[RestoreError]:
         command = self._command(entries=entries, archive=self._archive.path)
-        collector = ErrorCollector(command.secrets, retryable=True)
+        tolerated = self._tolerated if not retryable else frozenset()
+        collector = ErrorCollector(command.secrets, retryable=retryable, tolerated=tolerated)
         with Child(command, on_line=collector.take) as child:
             status = child.wait()
         collector.finish(child, status)
@@ -296,13 +281,13 @@ class _Loader:
             Judge(connection, tables, self.report, self._tolerated).judge(errors)
 
 
-def _feed(archive: OpenedArchive, child: Child, reporter: Reporter) -> Iterator[int]:
+def _feed(archive: Iterable[bytes], child: Child, reporter: Reporter) -> Iterator[int]:
     """Writes the archive to a program and gives the number of bytes after each piece.
 
     Stops where the program stops reading; whether that was right is told by its end.
     """
     try:
-        for block in archive.blocks():
+        for block in archive:
             reporter.check()
             view = memoryview(block)
             while view:
@@ -321,7 +306,7 @@ def verify_archive(archive: OpenedArchive, program: Program, reporter: Reporter)
     archive that is cut short.
     """
     with Child(parse_command(program), stdin=subprocess.PIPE) as child:
-        for _piece in _feed(archive, child, reporter):
+        for _piece in _feed(archive.blocks(), child, reporter):
             pass
         try:
             child.finish()

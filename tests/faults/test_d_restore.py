@@ -268,13 +268,14 @@ def test_f29_a_pg_restore_that_is_killed_leaves_live_as_it_was(make_site, storag
 
 
 def test_f29_a_real_pg_restore_that_is_killed_while_it_loads(make_site, storage_root, tmp_path):
-    """In the middle of the data: the archive is longer than what a pipe holds."""
+    """In the middle of the data, which pg_restore loads where pg_dump compressed it: the archive is
+    longer than what a pipe holds."""
     site = make_site()
     site.run(
-        "CREATE TABLE big AS SELECT n, repeat(md5(n::text), 20) AS t"
-        " FROM generate_series(1, 20000) AS n"
+        "CREATE TABLE big AS SELECT n, md5(n::text) || md5((-n)::text) || md5((n + 0.5)::text) AS t"
+        " FROM generate_series(1, 150000) AS n"
     )
-    key = take(site, storage_root, codec="none")
+    key = take(site, storage_root, codec="gzip")
 
     class Killing(SilentReporter):
         killed = 0

@@ -14,18 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgclone_admin.core.archive import Entry
-from pgclone_admin.core.build import (
-    LARGE_TABLE,
-    PROCESSING_DATA,
-    IndexBuilders,
-    Step,
-    TablePlan,
-    batched,
-    plan_foreign_keys,
-    plan_tables,
-)
+from pgclone_admin.core.build import LARGE_TABLE, PROCESSING_DATA, IndexBuilders
 from pgclone_admin.core.errors import KilledBySignal, ProgramMissing, RestoreFailed
 from pgclone_admin.core.programs import Command
+from pgclone_admin.core.steps import Step, TablePlan, batched, plan_foreign_keys, plan_tables
 from tests.support.fake_programs import (
     exit_with,
     kill_self,
@@ -281,6 +273,96 @@ def test_while_data_is_loaded_one_session_is_left_to_it(programs: Programs) -> N
         wait_for_file(programs.begun(2))
         for go in go_on:
             go()
+        assert running.finish() == []
+
+
+def test_what_takes_longest_is_begun_first(programs: Programs) -> None:
+    go_on = {number: programs.waits(number) for number in (1, 2, 3, 4)}
+    large, gin, small = plan([1]), plan([2], [3]), plan([4])
+    gin.phases[1] = [Step((3,), is_gin=True)]
+    with builders(programs, jobs=2) as running:
+        running.begin([small, large, gin], [])
+        running.give_way = lambda: True
+        running.table_is_loaded(LARGE_TABLE)
+        running.table_is_loaded(LARGE_TABLE * 3)
+        running.table_is_loaded(LARGE_TABLE)
+        running.give_way = lambda: False
+        running.add([])
+        # A B-tree of a table three times as large, against a GIN index that 2 leads to.
+        wait_for_file(programs.begun(2))
+        go_on[2]()
+        wait_for_file(programs.begun(3))
+        assert not programs.begins(1)
+        go_on[3]()
+        wait_for_file(programs.begun(1))
+        assert not programs.begins(4)
+        for go in go_on.values():
+            go()
+        running.data_is_loaded()
+        assert running.finish() == []
+
+
+def test_a_session_is_lent_only_while_it_has_nothing_to_build(programs: Programs) -> None:
+    go_on = programs.waits(1)
+    with builders(programs, jobs=2) as running:
+        running.begin([plan([1])], [])
+        with running.changed:
+            assert running.lend()
+            assert not running.lend()
+        running.table_is_loaded(LARGE_TABLE)
+        assert not programs.begins(1)
+        with running.changed:
+            running.take_back()
+        wait_for_file(programs.begun(1))
+        with running.changed:
+            assert not running.lend()
+        go_on()
+        running.data_is_loaded()
+        assert running.finish() == []
+
+
+def test_indexes_give_way_to_rows_but_not_the_gin_index_of_a_large_table(
+    programs: Programs,
+) -> None:
+    go_on = [programs.waits(number) for number in (1, 2, 3)]
+    first, second = plan(), plan([3])
+    first.phases.append([Step((1,), is_gin=True), Step((2,))])
+    second.phases[0] = [Step((3,), is_gin=True)]
+    with builders(programs, jobs=4) as running:
+        running.begin([first, second], [])
+        running.give_way = lambda: True
+        running.table_is_loaded(2 * LARGE_TABLE)
+        wait_for_file(programs.begun(1))
+        assert not programs.begins(2)
+        # Less than half of all rows: nobody will have to wait for its index in the end.
+        running.table_is_loaded(LARGE_TABLE)
+        assert not programs.begins(3)
+        assert not running.is_urgent
+        running.give_way = lambda: False
+        running.data_is_loaded()
+        for go in go_on:
+            go()
+        assert running.finish() == []
+        assert running.built == {1, 2, 3}
+
+
+def test_no_session_is_lent_while_an_urgent_index_waits_for_one(programs: Programs) -> None:
+    go_on = programs.waits(1)
+    gin = plan()
+    gin.phases.append([Step((1,), is_gin=True)])
+    with builders(programs, jobs=2) as running:
+        running.begin([gin], [])
+        with running.changed:
+            assert running.lend()
+        running.table_is_loaded(LARGE_TABLE)
+        assert running.is_urgent
+        with running.changed:
+            running.take_back()
+            assert not running.lend()
+        wait_for_file(programs.begun(1))
+        assert not running.is_urgent
+        go_on()
+        running.data_is_loaded()
         assert running.finish() == []
 
 

@@ -1,0 +1,347 @@
+"""Loads the rows of tables with several COPY sessions, which take turns at one stream of rows.
+
+One session works all the time. Another one joins while pieces queue up, that is while the server
+is what everything waits for, and if nothing more urgent needs its place. A piece ends where a row
+ends, so each session gets whole rows, and rows that were neighbors mostly stay it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import psycopg2
+
+from .archive import Entry, Outline
+from .blocks import named
+from .build import IndexBuilders
+from .connection import Connection, ConnectionParams
+from .errors import RestoreFailed
+from .judge import LoadReport, Tolerated
+from .progress import Reporter
+from .server import explained, remove_session_limits
+
+PIECE = 512 * 1024
+"""Bytes of rows that a session takes at a time."""
+
+MOST_PIECES = 8
+"""Pieces that wait; with so many the server is behind."""
+
+PATIENCE = 0.5
+"""Seconds between two looks at whether the restore is still wanted."""
+
+TRAILER = b"\\.\n\n\n"
+"""What pg_dump writes after the rows. It would end the COPY of one session, and be an empty row in
+that of another."""
+
+_ENCODING = re.compile(r"SET client_encoding = '([^']+)';\s*")
+
+
+def open_row_session(target: ConnectionParams, outline: Outline) -> Connection:
+    """A connection whose session is as that of pg_restore is when it loads rows."""
+    connection = target.connect()
+    try:
+        remove_session_limits(connection)
+        encoding = _ENCODING.fullmatch(outline.settings.get("ENCODING", ""))
+        standard = "'off'" not in outline.settings.get("STDSTRINGS", "")
+        settings = {
+            "search_path": "",
+            "client_encoding": encoding[1] if encoding else "UTF8",
+            "standard_conforming_strings": "on" if standard else "off",
+            "check_function_bodies": "off",
+            "xmloption": "content",
+            "client_min_messages": "warning",
+            "row_security": "off",
+            "synchronous_commit": "off",
+        }
+        with connection.cursor() as cursor:
+            for name, value in settings.items():
+                cursor.execute("SELECT pg_catalog.set_config(%s, %s, false)", [name, value])
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, psycopg2.Error):
+            raise explained(error, "no session to load rows with can be opened") from error
+        raise
+    return connection
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a table's rows as COPY text.
+
+    ``ends_row`` is false inside a row that is longer than a piece: the same session has to take
+    what follows.
+    """
+
+    text: bytes
+    ends_row: bool = True
+
+
+def cut(texts: Iterable[bytes]) -> Iterator[Piece]:
+    """The rows of one table in pieces, without what pg_dump writes after them.
+
+    A line break always ends a row in COPY text; one inside a value is written as ``\\n``.
+    """
+    gathered: list[bytes] = []
+    size = 0
+    for text in texts:
+        gathered.append(text)
+        size += len(text)
+        if size < PIECE + len(TRAILER):
+            continue
+        whole = b"".join(gathered)
+        # What comes last may be a part of the trailer.
+        last = size - len(TRAILER)
+        end = whole.rfind(b"\n", 0, last) + 1
+        yield Piece(whole[: end or last], ends_row=end > 0)
+        gathered = [whole[end or last :]]
+        size = len(gathered[0])
+    if rows := b"".join(gathered).removesuffix(TRAILER):
+        yield Piece(rows)
+
+
+@dataclass
+class _Table:
+    entry: Entry
+    pieces: deque[Piece] = field(default_factory=deque)
+    is_begun: bool = False
+    has_ended: bool = False
+    """Whether no more pieces come."""
+    is_left_out: bool = False
+    sessions: int = 0
+    inside_row: _Rows | None = None
+    """Who has to take the next piece."""
+
+
+class RowLoader:
+    """Threads with a session each, of which ``jobs`` load rows at most.
+
+    ``connect`` opens a session. Sessions beyond the first are lent by ``builders``. A COPY that is
+    refused before its first row with one of the ``tolerated`` errors is listed in ``report``, and
+    its table left empty. Leaving the ``with`` block ends every session; a COPY under way is undone.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        builders: IndexBuilders,
+        reporter: Reporter,
+        report: LoadReport,
+        *,
+        jobs: int,
+        tolerated: Tolerated = frozenset(),
+    ) -> None:
+        self._connect = connect
+        self._builders = builders
+        self._changed = builders.changed
+        self._reporter = reporter
+        self._report = report
+        self._tolerated = tolerated
+        self._table: _Table | None = None
+        self._stopped = False
+        self._failure: Exception | None = None
+        self._connections: set[Connection] = set()
+        self._idle_helpers = 0
+        self.most_sessions = 0
+        """How many have loaded one table at the same time."""
+        self._threads = [
+            threading.Thread(
+                target=self._work, args=(number > 0,), name=f"pgclone rows {number}", daemon=True
+            )
+            for number in range(jobs)
+        ]
+
+    def __enter__(self) -> Self:
+        self._builders.give_way = self._wants_help
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._changed:
+            self._stopped = True
+            self._builders.give_way = lambda: False
+            if error is not None:
+                for connection in self._connections:
+                    _break(connection)
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def load(self, entry: Entry, texts: Iterable[bytes]) -> int:
+        """Loads the rows of one table; returns their bytes. When it returns they are committed.
+
+        :class:`RestoreFailed` when the server refuses one; also when an index could not be built
+        meanwhile.
+        """
+        table = _Table(entry)
+        size = 0
+        self._table = table
+        for piece in cut(texts):
+            self._wait(lambda: len(table.pieces) < MOST_PIECES)
+            size += len(piece.text)
+            with self._changed:
+                if not table.is_left_out:
+                    table.pieces.append(piece)
+                    self._changed.notify_all()
+        with self._changed:
+            table.has_ended = True
+            self._changed.notify_all()
+        self._wait(lambda: not table.pieces and not table.sessions)
+        self._table = None
+        return size
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        """Until something is so; raises when something has failed meanwhile."""
+
+        def is_over() -> bool:
+            return self._failure is not None or self._builders.has_failed or condition()
+
+        is_so = False
+        while not is_so:
+            self._reporter.check()
+            with self._changed:
+                is_so = self._changed.wait_for(is_over, PATIENCE)
+        if self._failure is not None:
+            raise self._failure
+        if self._builders.has_failed:
+            self._builders.finish()
+
+    # -- the sessions ------------------------------------------------------------------------------
+
+    def _wants_help(self) -> bool:
+        table = self._table
+        return (
+            table is not None
+            and len(table.pieces) >= MOST_PIECES
+            and table.inside_row is None
+            and table.is_begun  # who helps leaves when nothing waits; only the first one stays
+            and self._idle_helpers > 0
+        )
+
+    def _work(self, helps: bool) -> None:
+        connection: Connection | None = None
+        while (table := self._next(helps)) is not None:
+            problem: Exception | None = None
+            try:
+                if connection is None:
+                    connection = self._open()
+                self._copy(connection, table, helps)
+            except Exception as error:  # noqa: BLE001 - told to the thread that waits
+                problem = error
+            with self._changed:
+                # Together: who waits for the session to leave must see why it does.
+                if problem is not None and not (helps and connection is None):
+                    self._failure = self._failure or problem
+                table.sessions -= 1
+                if helps:
+                    self._builders.take_back()
+                self._changed.notify_all()
+            if problem is not None:
+                break
+        if connection is not None:
+            with self._changed:
+                self._connections.discard(connection)
+            connection.close()
+
+    def _next(self, helps: bool) -> _Table | None:
+        """Waits for a table to load rows of; ``None`` at the end."""
+        with self._changed:
+            self._idle_helpers += helps
+            while not self._stopped:
+                table = self._table
+                if helps:
+                    may_begin = self._wants_help() and self._builders.lend()
+                else:
+                    may_begin = table is not None and bool(table.pieces) and not table.is_begun
+                if table is not None and may_begin:
+                    table.is_begun = True
+                    table.sessions += 1
+                    self.most_sessions = max(self.most_sessions, table.sessions)
+                    self._idle_helpers -= helps
+                    return table
+                self._changed.wait()
+        return None
+
+    def _open(self) -> Connection:
+        connection = self._connect()
+        with self._changed:
+            self._connections.add(connection)
+        return connection
+
+    def _copy(self, connection: Connection, table: _Table, helps: bool) -> None:
+        rows = _Rows(lambda: self._take(table, rows, helps))
+        try:
+            with connection.cursor() as cursor:
+                cursor.copy_expert(table.entry.copy, rows, PIECE)
+        except psycopg2.Error as error:
+            if rows.were_read or ("TABLE DATA", error.pgcode) not in self._tolerated:
+                reason = error.diag.message_primary or str(error).strip().partition("\n")[0]
+                raise RestoreFailed(
+                    f"the rows of the table {named(table.entry)} cannot be loaded: {reason}",
+                    hint="The live database was not touched.",
+                ) from error
+            with self._changed:
+                if not table.is_left_out:
+                    self._report.tolerated.append(table.entry.copy.decode(errors="replace").strip())
+                table.is_left_out = True
+                table.pieces.clear()
+
+    def _take(self, table: _Table, rows: _Rows, helps: bool) -> bytes:
+        """The next piece of a table; empty when this session is not needed any more."""
+        with self._changed:
+            while True:
+                if self._stopped or self._failure is not None:
+                    raise _Abandoned
+                may_leave = helps and table.inside_row is not rows
+                if may_leave and self._builders.is_urgent:
+                    return b""
+                if table.pieces and table.inside_row in (None, rows):
+                    piece = table.pieces.popleft()
+                    table.inside_row = None if piece.ends_row else rows
+                    self._changed.notify_all()
+                    return piece.text
+                if may_leave or (table.has_ended and not table.pieces):
+                    return b""
+                self._changed.wait()
+
+
+class _Abandoned(Exception):
+    """Ends a COPY whose rows nobody wants any more."""
+
+
+class _Rows:
+    """What psycopg2 reads for one COPY: a piece at a time, whatever it asks for."""
+
+    def __init__(self, take: Callable[[], bytes]) -> None:
+        self._take = take
+        self.were_read = False
+
+    def read(self, _size: int = -1, /) -> bytes:
+        self.were_read = True
+        return self._take()
+
+    readline = read
+    """Asked for by the type of the argument, and not used."""
+
+
+def _break(connection: Connection) -> None:
+    """Wakes a thread that waits for the server, which may not answer any more."""
+    with (
+        suppress(psycopg2.Error, OSError),
+        socket.socket(fileno=os.dup(connection.fileno())) as shared,
+    ):
+        shared.shutdown(socket.SHUT_RDWR)
