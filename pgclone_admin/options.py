@@ -11,7 +11,7 @@ from django.apps import apps
 from django.db import DatabaseError
 
 from .core.errors import ConfigurationError, UnknownConfiguration
-from .hooks.spec import by_name, name_of
+from .hooks.spec import Declared
 from .settings import HookSpec, as_hooks, as_list, settings
 
 NO_CONFIGURATION = "none"
@@ -116,11 +116,13 @@ def resolve(arguments: Arguments, *, verb: str) -> Options:
 
 def _meant(option: str, hooks: list[HookSpec]) -> list[HookSpec]:
     """Texts that are names of declared hooks as these hooks."""
-    names = {hook for hook in hooks if isinstance(hook, str)}
-    # Another two that share a name are no reason not to do this.
-    lists = [[h for h in each if name_of(h) in names] for each in hook_lists(option, stored=False)]
-    declared = by_name(lists)
-    return [declared.get(hook, hook) if isinstance(hook, str) else hook for hook in hooks]
+    declared = declared_hooks(option)
+    return [declared.meant(hook) for hook in hooks]
+
+
+def declared_hooks(option: str) -> Declared:
+    """The hooks that the settings declare under ``option``."""
+    return Declared.of(hook_lists(option, stored=False))
 
 
 def hook_lists(option: str, *, stored: bool) -> Iterator[list[HookSpec]]:
@@ -166,7 +168,7 @@ def stored_configuration(name: str) -> list[Mapping[str, Any]]:
         return []
     options: Mapping[str, Any] = stored.as_options()
     for option in HOOK_LISTS:
-        declared = by_name(hook_lists(option, stored=False))
+        declared = declared_hooks(option).hooks
         if others := [hook for hook in options.get(option, []) if hook not in declared]:
             raise ConfigurationError(
                 f'the configuration "{name}" names hooks that the settings do not declare any '

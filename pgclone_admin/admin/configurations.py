@@ -20,7 +20,7 @@ from ..databases import replaceable_aliases
 from ..hooks.spec import name_of
 from ..models import Configuration
 from ..options import HOOK_LISTS, configuration_names, configurations_of_settings
-from ..services.declared import declared_hooks, declared_locations, declared_parameters
+from ..services.declared import declared_locations, declared_parameters, hook_names
 from ..settings import HookSpec
 from ..storage import open_backend
 from .formats import NOTHING, capitalized
@@ -133,7 +133,7 @@ class ConfigurationForm(ConfigurationForms):
             "name = value, one on each line. Hooks declare: %(parameters)s."
         ) % {"parameters": parameters}
         for option in HOOK_LISTS:
-            declared = ", ".join(declared_hooks(option, stored=False)) or NOTHING
+            declared = ", ".join(hook_names(option)) or NOTHING
             self.fields[option].help_text = _(
                 "Hooks in their order, one on each line. The settings declare: %(hooks)s. "
                 "Empty: as the settings say. “none”: no hook."
@@ -182,7 +182,7 @@ class ConfigurationForm(ConfigurationForms):
 
     def _hooks(self, option: str) -> list[str] | None:
         names: list[str] | None = self.cleaned_data[option]
-        declared = declared_hooks(option, stored=False)
+        declared = hook_names(option)
         if others := [name for name in names or [] if name not in declared]:
             raise ValidationError(
                 _(
@@ -307,5 +307,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return _("yes") if value else _("no")
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} = {given}" for name, given in value.items()) or NONE
+        # Not the values: a password may be among them.
+        return ", ".join(value) or NONE
     return listed(value) if isinstance(value, list) else str(value)

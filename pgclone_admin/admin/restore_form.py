@@ -14,9 +14,9 @@ from django.utils.translation import gettext_lazy as _
 from ..core.errors import PgcloneError
 from ..databases import live_name, replaceable_aliases
 from ..hooks.parameters import Parameter
-from ..hooks.spec import name_of
+from ..options import declared_hooks
 from ..services.accounts import has_accounts, staff_names
-from ..services.declared import declared_hooks, declared_parameters, in_declared_order
+from ..services.declared import declared_parameters, hook_names, in_declared_order
 from ..services.restores import Variant, local_target
 from ..settings import HookSpec, settings
 
@@ -102,7 +102,7 @@ class RestoreForm(forms.Form):
             database.widget = forms.HiddenInput()
         for field, option in (("hooks", "pre_swap_hooks"), ("post_swap_hooks", "post_swap_hooks")):
             hooks: Any = self.fields[field]
-            hooks.choices = [(name, name) for name in declared_hooks(option)]
+            hooks.choices = [(name, name) for name in hook_names(option)]
             if not hooks.choices:
                 del self.fields[field]
         self.parameters = {
@@ -256,8 +256,7 @@ class ConfirmForm(forms.Form):
 
 def usual_hooks(option: str, hooks: Sequence[HookSpec]) -> list[str]:
     """Names of those of a list that are declared."""
-    known = declared_hooks(option)
-    return [name for name in map(name_of, hooks) if name in known]
+    return declared_hooks(option).names_of(hooks)
 
 
 def usual_alias(alias: str) -> str:

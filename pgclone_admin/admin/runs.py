@@ -169,7 +169,8 @@ def _said(value: Any) -> Any:
     if value is True:
         return _("yes")
     if isinstance(value, Mapping):
-        return listing([f"{name} = {given}" for name, given in value.items()])
+        # Parameters by name: a password may be among their values.
+        return listing([str(name) for name in value])
     return listing([str(item) for item in value]) if isinstance(value, list) else str(value)
 
 

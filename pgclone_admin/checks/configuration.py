@@ -14,8 +14,7 @@ from ..core.errors import PgcloneError
 from ..hooks import HookSpec, Stage, load_hooks
 from ..hooks.anonymize import unanonymized_fields
 from ..hooks.anonymizing import AnonymizeHook
-from ..hooks.spec import by_name
-from ..options import HOOK_LISTS, Arguments, configuration_names, hook_lists, resolve
+from ..options import HOOK_LISTS, Arguments, configuration_names, declared_hooks, resolve
 from ..services.anonymity import require_anonymizing
 from ..settings import VERSION_1_HOOK_SETTINGS, Settings, settings
 
@@ -45,7 +44,7 @@ def check_settings(**_kwargs: Any) -> list[CheckMessage]:
     for option in HOOK_LISTS:
         _collect(
             messages,
-            lambda option=option: by_name(hook_lists(option, stored=False)),
+            lambda option=option: declared_hooks(option).check(),
             "pgclone_admin.E004",
         )
     for config in [None, *configuration_names()]:
@@ -59,7 +58,7 @@ def check_anonymizing(**_kwargs: Any) -> list[CheckMessage]:
     """Somebody has looked at each field that seems to be personal."""
     messages: list[CheckMessage] = []
     try:
-        specs = by_name(hook_lists("pre_swap_hooks", stored=False))
+        specs = declared_hooks("pre_swap_hooks").hooks
         hooks = {name: load_hooks([spec])[0] for name, spec in specs.items() if _anonymizes(spec)}
         kept = settings.keep_apps
     except PgcloneError:

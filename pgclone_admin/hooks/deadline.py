@@ -51,6 +51,7 @@ class _Watcher:
         self._thread = threading.get_ident()
         self._is_main = threading.current_thread() is threading.main_thread()
         self._is_over = threading.Event()
+        self._was_ended = False
         # Held while the block is ended from outside, so that nothing arrives after its end.
         self._lock = threading.Lock()
 
@@ -61,6 +62,9 @@ class _Watcher:
         thread.start()
         try:
             yield
+            if self._was_ended:
+                # It has swallowed that, and gone on.
+                raise TimeIsUp
         finally:
             with self._lock:
                 self._is_over.set()
@@ -90,6 +94,7 @@ class _Watcher:
                         self._end()
 
     def _end(self) -> None:
+        self._was_ended = True
         if self._is_main:
             signal.pthread_kill(self._thread, signal.SIGUSR2)
         else:

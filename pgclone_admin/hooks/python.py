@@ -146,9 +146,9 @@ def _loaded(path: Path, base: Path, name: str) -> Iterator[type]:
 def _local_imports(folders: list[Path], own_name: str) -> Iterator[None]:
     # What the project finds by itself stays as it is: an app may be imported by a hook for the
     # first time, and is not to be there twice.
-    added = [str(folder) for folder in folders if str(folder) not in sys.path]
-    added = list(dict.fromkeys(added))
-    hidden = _hide(_modules_in(added))
+    known = {Path(entry).resolve() for entry in sys.path}
+    added = [str(f) for f in dict.fromkeys(each.resolve() for each in folders) if f not in known]
+    hidden = _hide(_modules_in(added), added)
     before = set(sys.modules)
     sys.path[:0] = added
     try:
@@ -159,7 +159,7 @@ def _local_imports(folders: list[Path], own_name: str) -> Iterator[None]:
                 sys.path.remove(folder)
             sys.path_importer_cache.pop(folder, None)
         for name in set(sys.modules) - before:
-            if name.partition(".")[0] == own_name or _lies_in(sys.modules[name], added):
+            if name.partition(".")[0] == own_name or _comes_from(sys.modules[name], added):
                 del sys.modules[name]
         sys.modules.update(hidden)
 
@@ -175,18 +175,29 @@ def _modules_in(folders: list[str]) -> Set[str]:
     return found - sys.stdlib_module_names - {"pgclone_admin", "django", "psycopg2", "psycopg"}
 
 
-def _hide(names: Set[str]) -> dict[str, Any]:
-    """Takes modules of these names out of ``sys.modules``, and returns them."""
+def _hide(names: Set[str], folders: list[str]) -> dict[str, Any]:
+    """Takes other modules of these names out of ``sys.modules``, and returns them."""
+    tops = {
+        name
+        for name in names
+        if name in sys.modules and not _comes_from(sys.modules[name], folders)
+    }
     return {
-        name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in names
+        name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in tops
     }
 
 
-def _lies_in(module: Any, folders: list[str]) -> bool:
-    places = [getattr(module, "__file__", None) or "", *(getattr(module, "__path__", None) or [])]
-    return any(
-        Path(place).is_relative_to(folder) for place in places if place for folder in folders
-    )
+def _comes_from(module: Any, folders: list[str]) -> bool:
+    """Whether an import has found the module by one of these folders, and not by another entry of
+    ``sys.path`` that lies deeper."""
+    places = [getattr(module, "__file__", None), *(getattr(module, "__path__", None) or [])]
+    files = [Path(place).resolve() for place in places if place]
+    others = {Path(entry).resolve() for entry in sys.path} - set(map(Path, folders))
+    for file in files:
+        found = [folder for folder in file.parents if folder in others or str(folder) in folders]
+        if found and str(found[0]) in folders:
+            return True
+    return False
 
 
 def _class_of(module: Any, name: str) -> type:

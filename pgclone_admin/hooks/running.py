@@ -84,11 +84,10 @@ def _run_transaction(
     results = []
     # Python hooks may use the models of the project, too.
     with route(place.alias, place.database):
-        with transaction(place.alias, place.database) as shared:
+        with _committed(hooks), transaction(place.alias, place.database) as shared:
             for hook in hooks:
                 with _told(hook, place, reporter, shared) as told:
                     hook.run_in(shared.connection, told.output, reporter.check)
-                    shared.check(hook.labels.name)
                 if hook.labels.anonymizes and told.output.changed is None:
                     _attest(hook, shared)
                 results.append(told.result())
@@ -97,6 +96,17 @@ def _run_transaction(
                 for hook in anonymizing:
                     hook.finish(connection)
     return results
+
+
+@contextlib.contextmanager
+def _committed(hooks: Sequence[TransactionalHook]) -> Iterator[None]:
+    """What only the end of the transaction finds, such as a deferred constraint, is their error."""
+    try:
+        yield
+    except psycopg2.Error as error:
+        names = ", ".join(f'"{hook.labels.name}"' for hook in hooks)
+        reason = error.diag.message_primary or str(error).strip()
+        raise HookFailed(f"what was done by {names} cannot be committed: {reason}") from error
 
 
 def _attest(hook: AnyHook, shared: Transaction) -> None:
@@ -142,7 +152,14 @@ def _told(
                 contextlib.redirect_stderr(told.output),
                 watched(hook.labels.timeout, reporter, _canceller(place, shared)),
             ):
-                yield told
+                try:
+                    yield told
+                except SystemExit as error:
+                    if error.code not in (None, 0):
+                        raise
+            if shared is not None:
+                # Whichever way the hook has ended.
+                shared.check(name)
             is_done = True
         except TimeIsUp as error:
             raise failed(
@@ -159,9 +176,6 @@ def _told(
         except PgcloneError:
             raise
         except SystemExit as error:
-            if error.code in (None, 0):
-                is_done = True
-                return
             told.output.clean(error)
             raise failed(name, f"exit status {error.code}", told.output) from error
         except Exception as error:

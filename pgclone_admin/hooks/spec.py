@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from ..core.errors import ConfigurationError, UnknownHook
@@ -32,7 +34,8 @@ def kind_of(spec: Mapping[str, Any]) -> str:
     found = [key for key in KEYS if key in spec]
     if len(found) != 1:
         raise ConfigurationError(
-            f"a hook cannot be read: {shortened(json.dumps(spec, default=str))}",
+            # Not what it holds: a seed or a password may be among it.
+            f"a hook cannot be read, with the keys: {', '.join(map(str, spec)) or 'none'}",
             hint=f"A mapping has exactly one of: {', '.join(KEYS)}.",
         )
     kind = found[0]
@@ -82,16 +85,51 @@ def shortened(text: str) -> str:
     return words if len(words) <= NAME_WIDTH else words[:NAME_WIDTH] + " ..."
 
 
-def by_name(lists: Iterable[Sequence[HookSpec]], *, strict: bool = True) -> dict[str, HookSpec]:
+@dataclass(frozen=True)
+class Declared:
     """The hooks of several lists under their names, in their order.
 
-    :class:`ConfigurationError` when two that differ have the same name, if ``strict``.
+    Where two that differ would have the same name, those without a ``name`` of their own get a
+    number behind it; with one they are ``ambiguous``, and the first stands for both.
     """
-    found: dict[str, HookSpec] = {}
-    for spec in (each for hooks in lists for each in hooks):
-        name = name_of(spec)
-        if found.setdefault(name, spec) != spec and strict:
-            raise ConfigurationError(
-                f'two hooks are called "{name}"', hint='Give one of them a "name" of its own.'
-            )
-    return found
+
+    hooks: Mapping[str, HookSpec]
+    ambiguous: frozenset[str]
+
+    @classmethod
+    def of(cls, lists: Iterable[Sequence[HookSpec]]) -> Declared:
+        hooks: dict[str, HookSpec] = {}
+        ambiguous = set()
+        for spec in (each for hooks_of_one in lists for each in hooks_of_one):
+            if any(spec == known for known in hooks.values()):
+                continue
+            usual = name_of(spec)
+            if usual in hooks and isinstance(spec, Mapping) and "name" in spec:
+                ambiguous.add(usual)
+                continue
+            numbered = (f"{usual} ({number})" for number in count(2))
+            name = usual if usual not in hooks else next(n for n in numbered if n not in hooks)
+            hooks[name] = spec
+        return cls(hooks, frozenset(ambiguous))
+
+    def names_of(self, hooks: Sequence[HookSpec]) -> list[str]:
+        """The names of hooks as they are written down; without those that are not declared."""
+        return [name for hook in hooks for name, known in self.hooks.items() if known == hook]
+
+    def meant(self, hook: HookSpec) -> HookSpec:
+        """The hook with this name, else what was given.
+
+        :class:`ConfigurationError` when two are called so.
+        """
+        if not isinstance(hook, str):
+            return hook
+        self.check(hook)
+        return self.hooks.get(hook, hook)
+
+    def check(self, *names: str) -> None:
+        """:class:`ConfigurationError` when two hooks have one of these names; any without names."""
+        for name in sorted(self.ambiguous):
+            if not names or name in names:
+                raise ConfigurationError(
+                    f'two hooks are called "{name}"', hint='Give one of them a "name" of its own.'
+                )

@@ -88,20 +88,22 @@ def run_script(
 
     ``values`` are bound as literals to the ``{name}`` in it; ``None`` leaves braces alone.
     """
+    # Told as it was written: the value of a parameter may be a password.
+    written = split(text)
     if values is not None:
         text = bind(text, {name: literal(value, connection) for name, value in values.items()})
     statements = split(text)
     for statement in statements:
         refuse_transaction_control(statement)
     cursor = connection.cursor()
-    for statement in statements:
+    for statement, shown in zip(statements, written, strict=True):
         check()
         # Otherwise the server might read another statement than the one that was looked at.
         require_standard_strings(connection)
         try:
             cursor.execute(statement.text)
         except psycopg2.Error as error:
-            raise HookFailed(_told(statement, error)) from error
+            raise HookFailed(_told(shown, error)) from error
         if output is not None and cursor.statusmessage:
             output.line(cursor.statusmessage)
     return cursor

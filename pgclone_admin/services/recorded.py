@@ -117,8 +117,12 @@ def _run(kind: Kind, options: Options, given: Arguments, *, key: str, target: st
 
 
 def _said(given: Arguments) -> dict[str, Any]:
-    """What was given, with hooks by their names: what is in them may be nobody's business."""
+    """What was given, with hooks by their names, and without the values of parameters: what is in
+    them may be nobody's business."""
     said = {name: value for name, value in dataclasses.asdict(given).items() if value is not None}
-    return said | {
+    said |= {
         option: [name_of(hook) for hook in said[option]] for option in HOOK_LISTS if option in said
     }
+    if "hook_params" in said:
+        said["hook_params"] = dict.fromkeys(said["hook_params"])
+    return said

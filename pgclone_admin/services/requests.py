@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from ..core.errors import Conflict, DatabaseProtected, NotAllowed, UsageError
 from ..core.names import DumpKey, LocalKey
+from ..core.preflight import RestoreNames
 from ..core.server import Server
 from ..databases import live_name, maintenance_params
 from ..hooks import Stage, check_params, load_hooks
@@ -26,7 +27,7 @@ from ..store import DumpStore
 from . import actors
 from .accounts import has_accounts
 from .actors import Actor
-from .anonymity import require_anonymized, require_anonymizing
+from .anonymity import check_restore, require_anonymized
 from .audit import audit, log
 from .declared import in_declared_order
 from .restores import Variant, local_target
@@ -155,7 +156,7 @@ def request_restore(
     after = load_hooks(options.post_swap_hooks, stage=Stage.POST_SWAP, params=options.hook_params)
     check_params(options.given_params, [*hooks, *after])
     if options.require_anonymized:
-        require_anonymizing(hooks)
+        check_restore(options.database, live_name(options.database), options.dump_key, hooks)
     if variant.accounts and not has_accounts(options.database):
         raise UsageError("the accounts of the site are not in the database that is replaced")
     live = live_name(options.database)
@@ -218,7 +219,10 @@ def request_swap(actor: Actor, alias: str, *, confirmed_oid: int | None = None) 
     if not settings.allow_restore:
         raise NotAllowed("restores are not allowed here: PGCLONE_ALLOW_RESTORE is False")
     live = live_name(alias)
-    oid, identifier = _identity(resolve(Arguments(database=alias), verb="restore"), live)
+    options = resolve(Arguments(database=alias), verb="restore")
+    if options.require_anonymized:
+        require_anonymized(alias, RestoreNames(live, None).held)
+    oid, identifier = _identity(options, live)
     _check_confirmed(live, oid, confirmed_oid)
     return _request(
         actor,

@@ -19,6 +19,7 @@ from ..core.errors import (
     UsageError,
 )
 from ..core.names import DumpKey, LocalKey, role_of
+from ..core.preflight import RestoreNames
 from ..core.progress import Reporter
 from ..core.replicas import is_standby
 from ..core.restore import restore_dump, restore_local, swap_held
@@ -33,7 +34,7 @@ from ..settings import settings
 from ..storage import Note
 from ..store import DumpStore
 from .accounts import carry
-from .anonymity import require_anonymizing, require_evidence
+from .anonymity import check_restore, require_anonymized, require_evidence
 from .keys import Resolved, resolve_key
 
 
@@ -110,6 +111,8 @@ def swap(options: Options, reporter: Reporter, *, variant: Variant = DEFAULT) ->
     hooks = _post_swap_hooks(options)
     check_params(options.given_params, hooks)
     request = _request(options, variant)
+    if options.require_anonymized:
+        require_anonymized(options.database, RestoreNames(request.live, None).held)
     close_connections(request.live)
     result = swap_held(request, reporter)
     results = _run_post_swap_hooks(hooks, options, request.live, reporter)
@@ -185,7 +188,7 @@ def _prepare(options: Options, variant: Variant, *, note: Note) -> _Prepared:
         raise UsageError("a restore is held or made beside the live database, not both")
     hooks = load_hooks(options.pre_swap_hooks, params=options.hook_params)
     if options.require_anonymized:
-        require_anonymizing(hooks)
+        check_restore(options.database, live_name(options.database), options.dump_key, hooks)
     swaps = variant.beside is None and not variant.hold and not variant.drill
     post_swap_hooks = _post_swap_hooks(options)
     check_params(options.given_params, [*hooks, *post_swap_hooks])

@@ -12,7 +12,7 @@ from pgclone_admin.core.errors import ConfigurationError, HookFailed, NotAnonymi
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services.dumps import create_dump
-from pgclone_admin.services.restores import Restored, Variant, plan_restore, restore
+from pgclone_admin.services.restores import Restored, Variant, plan_restore, restore, swap
 
 from .operations import unchanged
 
@@ -163,6 +163,23 @@ def test_an_anonymizing_hook_is_refused_where_it_would_change_the_live_database(
     ask = dump if option == "pre_dump_hooks" else partial(restored, key)
     with unchanged(here), pytest.raises(ConfigurationError, match="would change the live database"):
         ask(**{option: [ANONYMIZE]})
+
+
+def test_what_is_held_and_what_is_gone_back_to_has_to_be_anonymized_too(here, settings):
+    """Also when it was made before anybody required it."""
+    key = dump().key
+    raw = resolve(Arguments(dump_key=key), verb="restore")
+    restore(raw, SilentReporter(), variant=Variant(hold=True))
+    settings.PGCLONE_REQUIRE_ANONYMIZED = True
+    with pytest.raises(NotAnonymized):
+        swap(resolve(Arguments(), verb="restore"), SilentReporter())
+
+    restored(key, reversible=True)
+    restored(":post", pre_swap_hooks=[])
+    with unchanged(here), pytest.raises(NotAnonymized):
+        restored(":pre", pre_swap_hooks=[])
+    restored(":pre")
+    assert {f"{here.name}__pre", f"{here.name}__held"} >= set(raw_people(here))
 
 
 def test_the_same_seed_makes_the_same_people(here):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import importlib
 import json
 import sys
 import time
@@ -11,6 +14,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.management import BaseCommand, get_commands
 from django.db import connections
 
@@ -368,6 +372,7 @@ WAYS_TO_END = {
     "other cursor": "connection.cursor(cursor_factory=DictCursor).execute('COMMIT')",
     "base class": "psycopg2.extensions.connection.commit(connection)",
     "chain": "psycopg2.extensions.cursor.execute(connection.cursor(), 'COMMIT AND CHAIN')",
+    "exit": "psycopg2.extensions.connection.commit(connection); raise SystemExit(0)",
     "close": "connection.close()",
     "procedure": "connection.execute('DO $$ BEGIN COMMIT; END $$')",
 }
@@ -427,6 +432,38 @@ def here_path(name: str) -> Path:
     return Path(django_settings.BASE_DIR) / name
 
 
+def test_what_the_project_finds_by_itself_is_not_loaded_twice(
+    here, key, write, tmp_path, monkeypatch
+):
+    """Also where it is found by a link, or in a folder of its own within the project."""
+    write("app/__init__.py", "")
+    write("app/things.py", "STATE = []")
+    write("src/library.py", "")
+    (tmp_path / "current").symlink_to(tmp_path / "site")
+    monkeypatch.syspath_prepend(str(tmp_path / "current"))
+    monkeypatch.syspath_prepend(str(tmp_path / "site" / "src"))
+    things = importlib.import_module("app.things")
+    write(
+        "hooks/look.py",
+        """
+        import library
+        from app import things
+        from pgclone_admin.hooks import HookBase
+
+        class Hook(HookBase):
+            def run_hook(self, connection):
+                things.STATE.append("ran")
+        """,
+    )
+    try:
+        restored(key, "hooks/look.py")
+        assert things.STATE == ["ran"]
+        assert "library" in sys.modules
+    finally:
+        for name in ("app", "app.things", "library"):
+            sys.modules.pop(name, None)
+
+
 def test_models_in_a_python_hook_are_those_of_the_temporary_database(here, key, write):
     write(
         "models.py",
@@ -483,6 +520,20 @@ def test_f35_a_hook_that_takes_too_long_is_ended(here, key, command, spec, nothi
     assert raised.value.message.startswith('the hook "slow" failed: it took longer than 0.6 s')
 
 
+def test_f35_a_hook_that_swallows_its_end_has_failed_all_the_same(
+    here, key, command, nothing_left_behind
+):
+    nothing_left_behind.allow(f"{here.name}__temp")
+
+    def swallow(_options):
+        with contextlib.suppress(BaseException):
+            time.sleep(60)
+
+    spec = {"command": command("swallow", swallow), "timeout": 0.5}
+    with pytest.raises(HookFailed, match=r"it took longer than 0\.5 s"):
+        restored(key, spec)
+
+
 def test_a_hook_in_the_server_ends_when_the_run_is_to_end(here, key):
     class Ending(SilentReporter):
         began = 0.0
@@ -501,6 +552,38 @@ def test_a_hook_in_the_server_ends_when_the_run_is_to_end(here, key):
 
     with unchanged(here), pytest.raises(TimedOut):
         restored(key, {"code": "SELECT pg_sleep(60)"}, reporter=Ending())
+
+
+# -- what only the end of a transaction finds ------------------------------------------------------
+
+
+def test_a_deferred_constraint_is_an_error_of_the_hooks(here, key, nothing_left_behind):
+    nothing_left_behind.allow(f"{here.name}__temp")
+    orphan = {
+        "name": "orphan",
+        "code": "CREATE TABLE line (id int PRIMARY KEY, "
+        "above int REFERENCES line DEFERRABLE INITIALLY DEFERRED); INSERT INTO line VALUES (1, 7)",
+    }
+    with pytest.raises(HookFailed) as raised:
+        restored(key, orphan)
+    assert raised.value.message.startswith('what was done by "orphan" cannot be committed: insert')
+
+
+# -- asynchronous code -----------------------------------------------------------------------------
+
+
+def test_asynchronous_code_of_a_hook_reaches_the_temporary_database(here, key, command):
+    """The ORM runs it in a thread that may have been there before."""
+    found = []
+
+    async def look():
+        found.append(await sync_to_async(current_database)())
+        await sync_to_async(connections.close_all)()
+
+    asyncio.run(look())
+    restored(key, command("look", lambda _options: asyncio.run(look())))
+    asyncio.run(look())
+    assert found == [here.name, f"{here.name}__temp", here.name]
 
 
 # -- commands with arguments -----------------------------------------------------------------------
@@ -743,6 +826,24 @@ def test_a_hook_that_tells_the_password_is_shown_without_it(here, key, write, no
     everything = f"{raised.value!r} {raised.value.__cause__!r} {reporter.notes} {reporter.warnings}"
     assert "***" in everything
     assert CANARY not in everything
+
+
+def test_values_of_parameters_are_not_told_in_errors(here, key, nothing_left_behind):
+    nothing_left_behind.allow(f"{here.name}__temp")
+    spec = {
+        "code": "ALTER ROLE nobody_of_this_name PASSWORD {password}",
+        "parameters": [{"name": "password"}],
+    }
+    with pytest.raises(HookFailed) as raised:
+        restored(key, spec, params={"password": "hush-hush"})
+    assert "PASSWORD {password}" in raised.value.message
+    assert "hush-hush" not in f"{raised.value} {raised.value.hint}"
+
+
+def test_what_is_in_a_hook_that_cannot_be_read_is_not_told(here, key):
+    with pytest.raises(ConfigurationError) as raised:
+        restored(key, {"seed": "hush-hush", "anonymise": {}})
+    assert raised.value.message == "a hook cannot be read, with the keys: seed, anonymise"
 
 
 def test_a_failed_database_is_dropped_where_the_settings_say_so(here, key, settings):

@@ -90,7 +90,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "configuration that requires what its hooks do not do": (
         {"PGCLONE_CONFIGS": {"local": {"require_anonymized": True}}},
         "E004",
-        "the configuration requires anonymized data, and none of the pre-swap hooks anonymizes",
+        "anonymized data is required, and none of the pre-swap hooks anonymizes",
     ),
     "one name for two hooks": (
         {"PGCLONE_PRE_DUMP_HOOKS": [{"code": "SELECT 1", "name": "x"}, {"code": "", "name": "x"}]},
