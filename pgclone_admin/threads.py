@@ -46,7 +46,8 @@ class _ExecutorOfThread(Executor):
 _lock = threading.Lock()
 _followed: dict[int, _Followed] = {}
 """The threads that are followed, by their numbers."""
-_start = threading.Thread.start
+_start: Callable[[threading.Thread], None] = threading.Thread.start
+"""What starts threads while nobody is followed; what watches a site may have replaced it, too."""
 _executor: Executor = SyncToAsync.single_thread_executor
 
 
@@ -79,15 +80,16 @@ def followed(around: Around) -> Iterator[None]:
 
 
 def _install() -> None:
-    global _executor  # noqa: PLW0603 - it is the one of the process
-    _executor = SyncToAsync.single_thread_executor
+    global _executor, _start
+    _executor, _start = SyncToAsync.single_thread_executor, threading.Thread.start
     SyncToAsync.single_thread_executor = _ExecutorOfThread()  # type: ignore[assignment]
     threading.Thread.start = _follow  # type: ignore[assignment, method-assign]
 
 
 def _remove() -> None:
     SyncToAsync.single_thread_executor = _executor  # type: ignore[assignment]
-    threading.Thread.start = _start  # type: ignore[method-assign]
+    if threading.Thread.start is _follow:
+        threading.Thread.start = _start  # type: ignore[assignment, method-assign]
 
 
 def _follow(thread: threading.Thread) -> None:

@@ -75,14 +75,14 @@ def check_params(names: Sequence[str], hooks: Sequence[AnyHook]) -> None:
 def _around_migrate(
     hooks: list[AnyHook], before: list[AnyHook], after: list[AnyHook]
 ) -> Iterator[AnyHook]:
-    """PUM's hooks directly before and after ``migrate``, else at the end."""
+    """PUM's hooks directly before the first ``migrate`` and after the last, else at the end."""
     places = [n for n, h in enumerate(hooks) if isinstance(h, CommandHook) and h.is_migrate]
-    place = places[0] if places else len(hooks)
-    yield from hooks[:place]
+    first, last = (places[0], places[-1] + 1) if places else (len(hooks), len(hooks))
+    yield from hooks[:first]
     yield from before
-    yield from hooks[place : place + 1]
+    yield from hooks[first:last]
     yield from after
-    yield from hooks[place + 1 :]
+    yield from hooks[last:]
 
 
 def _read_pum(spec: Mapping[str, Any]) -> PumHooks:

@@ -168,6 +168,22 @@ def test_threads_that_are_started_in_the_block_follow_it(world):
     assert threading.Thread.start is original_start
 
 
+def test_others_who_follow_threads_do_so_within_the_block_and_after_it(world, monkeypatch):
+    """As what watches a site does, which is set up after this app was imported."""
+    seen = []
+
+    def watched_start(thread):
+        seen.append(thread.name)
+        original_start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", watched_start)
+    with route("default", world.destination.name):
+        assert in_thread(reached) == "destination"
+    assert in_thread(reached) == "default"
+    assert len(seen) == 2
+    assert threading.Thread.start is watched_start
+
+
 original_start = threading.Thread.start
 
 

@@ -9,7 +9,7 @@ from django.test import override_settings
 
 from pgclone_admin.core.errors import HookFailed, UnknownHook
 from pgclone_admin.core.progress import SilentReporter
-from pgclone_admin.hooks import load_hooks, run_hooks
+from pgclone_admin.hooks import HookSpec, load_hooks, run_hooks
 
 
 def test_hooks_are_management_commands_in_the_order_given() -> None:
@@ -75,3 +75,19 @@ def test_a_hook_that_fails_ends_the_row_of_hooks_with_its_reason() -> None:
     assert caught.value.message.startswith('the hook "check" failed: ')
     assert "PGCLONE_REVERSIBLE has to be of type bool" in caught.value.message
     assert "running the hook migrate" not in reporter.notes
+
+
+def test_hooks_of_pum_lie_around_all_that_migrates() -> None:
+    def code(name: str) -> dict[str, str]:
+        return {"code": f"SELECT '{name}'"}
+
+    pum = {"name": "pum", "migration_hooks": {"pre": [code("pre")], "post": [code("post")]}}
+    between = {**code("x"), "name": "between"}
+
+    def order(*hooks: HookSpec) -> list[str]:
+        return [hook.labels.name.removeprefix("pum: SQL: SELECT ") for hook in load_hooks(hooks)]
+
+    assert order("check", "migrate", between, pum, "migrate", "check") == [
+        *("check", "'pre'", "migrate", "between", "migrate", "'post'", "check")
+    ]
+    assert order(pum, "check") == ["check", "'pre'", "'post'"]
