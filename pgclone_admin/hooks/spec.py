@@ -104,7 +104,8 @@ class Declared:
             if any(spec == known for known in hooks.values()):
                 continue
             usual = name_of(spec)
-            if usual in hooks and isinstance(spec, Mapping) and "name" in spec:
+            # A text is its own name: with a number behind it, it would mean the other one.
+            if usual in hooks and (isinstance(spec, str) or "name" in spec):
                 ambiguous.add(usual)
                 continue
             numbered = (f"{usual} ({number})" for number in count(2))

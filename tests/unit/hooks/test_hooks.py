@@ -7,9 +7,10 @@ import re
 import pytest
 from django.test import override_settings
 
-from pgclone_admin.core.errors import HookFailed, UnknownHook
+from pgclone_admin.core.errors import ConfigurationError, HookFailed, UnknownHook
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.hooks import HookSpec, load_hooks, run_hooks
+from pgclone_admin.hooks.spec import Declared
 
 
 def test_hooks_are_management_commands_in_the_order_given() -> None:
@@ -48,6 +49,15 @@ def test_a_name_that_is_close_to_others_names_them() -> None:
     assert caught.value.hint.startswith("A hook is the name of a management command, ")
     assert "Close to it: " in caught.value.hint
     assert "migrate" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "other", [{"name": "check", "code": "SELECT 1"}, {"command": "check", "timeout": 5}]
+)
+def test_a_text_never_stands_for_another_hook_that_is_called_so(other: HookSpec) -> None:
+    declared = Declared.of([[other], ["check"]])
+    with pytest.raises(ConfigurationError, match='two hooks are called "check"'):
+        declared.meant("check")
 
 
 @override_settings(PGCLONE_ALLOW_RESTORE=False)  # DATABASES of the tests would be warned of
