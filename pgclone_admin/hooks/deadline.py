@@ -61,18 +61,25 @@ class _Watcher:
         thread = threading.Thread(target=self._watch, name="pgclone hook watch", daemon=True)
         thread.start()
         try:
-            yield
-            if self._was_ended:
-                # It has swallowed that, and gone on.
-                raise TimeIsUp
+            try:
+                yield
+                if self._was_ended:
+                    # It has swallowed that, and gone on.
+                    raise TimeIsUp
+            finally:
+                self._stop()
         finally:
-            with self._lock:
-                self._is_over.set()
+            # Once more: TimeIsUp may have arrived just there, and nothing is to be ended later.
+            self._stop()
             thread.join()
             if self._is_main:
                 signal.signal(signal.SIGUSR2, before)
             else:
                 _raise_in(self._thread, None)
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._is_over.set()
 
     def _raise(self, _number: int, _frame: FrameType | None) -> None:
         if not self._is_over.is_set():
