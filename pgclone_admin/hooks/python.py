@@ -12,6 +12,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from django.apps import apps
+
 from ..core.errors import ConfigurationError, PgcloneError
 from .base import Kind, Labels, Output
 from .parameters import Parameter, Value
@@ -165,14 +167,16 @@ def _local_imports(folders: list[Path], own_name: str) -> Iterator[None]:
 
 
 def _modules_in(folders: list[str]) -> Set[str]:
-    """Names that an import would find in the folders, apart from those of Python itself."""
+    """Names that an import would find in the folders, apart from those of Python itself and of the
+    apps of the project: another copy of their models would take their place in Django."""
     found = {
         entry.stem
         for folder in folders
         for entry in Path(folder).iterdir()
         if entry.suffix == ".py" or (entry / "__init__.py").exists()
     }
-    return found - sys.stdlib_module_names - {"pgclone_admin", "django", "psycopg2", "psycopg"}
+    installed = {config.name.partition(".")[0] for config in apps.get_app_configs()}
+    return found - sys.stdlib_module_names - installed - {"django", "psycopg2", "psycopg"}
 
 
 def _hide(names: Set[str], folders: list[str]) -> dict[str, Any]:

@@ -482,6 +482,23 @@ def test_models_in_a_python_hook_are_those_of_the_temporary_database(here, key, 
     assert here.notes() == live
 
 
+def test_a_hook_beside_a_file_that_is_called_as_an_app_reaches_the_app(here, key, write):
+    write("hooks/tests.py", "")
+    file = write(
+        "hooks/people.py",
+        """
+        from pgclone_admin.hooks import HookBase
+        from tests.project.people.models import Person
+
+        class Hook(HookBase):
+            def run_hook(self, connection):
+                self.execute(f"INSERT INTO people_note (text) VALUES ('{Person.__name__}')")
+        """,
+    )
+    restored(key, file)
+    assert here.notes()[-1] == "Person"
+
+
 # -- time ------------------------------------------------------------------------------------------
 
 
