@@ -125,21 +125,22 @@ def declared_hooks(option: str) -> Declared:
     return Declared.of(hook_lists(option, stored=False))
 
 
-def hook_lists(option: str, *, stored: bool) -> Iterator[list[HookSpec]]:
-    """Every list of hooks that the settings have under ``option``; with ``stored`` those of the
-    configurations in the database, too, which name only what the settings declare.
+def hook_lists(option: str, *, stored: bool) -> Iterator[tuple[str, list[HookSpec]]]:
+    """Every list of hooks that the settings have under ``option``, with the name of its
+    configuration; with ``stored`` those of the configurations in the database, too, which name only
+    what the settings declare.
 
     A configuration that cannot be read has none: whoever uses it, and the system checks, are told.
     """
-    yield getattr(settings, option)
+    yield "", getattr(settings, option)
     for configurations in (settings.configs, settings.dump_configs, settings.restore_configs):
         for name, configuration in configurations.items():
             with contextlib.suppress(ConfigurationError):
-                yield checked(str(name), configuration).get(option, [])
+                yield str(name), checked(str(name), configuration).get(option, [])
     if stored:
         model = apps.get_model("pgclone_admin", "Configuration")
         for hooks in model.objects.values_list(option, flat=True):
-            yield hooks or []
+            yield "", hooks or []
 
 
 def configurations_of_settings() -> Iterator[tuple[str, Mapping[str, Any]]]:

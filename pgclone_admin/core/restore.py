@@ -195,10 +195,13 @@ def _restore(
             return RestoreResult(names.live, swapped, report)
 
 
-def swap_held(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
+def swap_held(
+    request: RestoreRequest, reporter: Reporter, *, look: TemporaryHooks | None = None
+) -> RestoreResult:
     """Puts the database in place that a restore with ``hold`` has made.
 
-    Same promises as :func:`restore_dump`, except that after an error it is still held.
+    ``look`` is given its name, and may raise. Same promises as :func:`restore_dump`, except that
+    after an error it is still held.
     """
     with Target.locked(request, reporter, keeps_parked=request.reversible) as target:
         held = target.server.database(target.names.held)
@@ -208,6 +211,8 @@ def swap_held(request: RestoreRequest, reporter: Reporter) -> RestoreResult:
                 hint="Make one with: pgclone restore KEY --hold",
             )
         source = target.server.require_mark(held).source
+        if look is not None:
+            look(held.name)
         parked_as = "undo" if source.startswith(":") else "pre"
         if parked_as == "undo" and not request.reversible:
             # What a local copy replaces stays on the server, also if nobody has asked for it.

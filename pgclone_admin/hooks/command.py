@@ -90,12 +90,12 @@ def load_command(
 
 
 def command_line(command: str, args: Sequence[Any], options: Mapping[str, Any]) -> str:
-    """What somebody would type, about."""
+    """What somebody would type, about; of options only the names: a password may be a value."""
     words = [command, *(str(each) for each in args)]
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(flag)
         elif value is not False and value is not None:
-            words.append(f"{flag}={value}")
+            words.append(f"{flag}=...")
     return " ".join(words)

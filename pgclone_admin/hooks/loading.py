@@ -210,6 +210,11 @@ class _Loader:
         anonymizes: bool = False,
     ) -> Labels:
         name = name or name_of(spec)
+        if spec.get("anonymizes") and self._stage in ON_LIVE:
+            raise ConfigurationError(
+                f'the hook "{name}" would anonymize the live database',
+                hint="Name it among the pre-swap hooks, which run on a temporary database.",
+            )
         timeout = spec.get("timeout", settings.hook_timeout)
         if timeout is not None and (isinstance(timeout, bool) or not _is_positive(timeout)):
             raise ConfigurationError(

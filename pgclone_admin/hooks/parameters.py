@@ -88,13 +88,15 @@ class Parameter:
             value: Value = _READ[self.type](given)
         except (ValueError, TypeError, InvalidOperation) as error:
             raise UsageError(
-                f'the parameter "{self.name}" cannot be {given!r}',
+                # Not the value: it may be a password of the settings.
+                f'the value of the parameter "{self.name}" cannot be used',
                 hint=f"It is of type {self.type}.",
             ) from error
         if self.values and value not in self.values:
             allowed = ", ".join(str(each) for each in self.values)
             raise UsageError(
-                f'the parameter "{self.name}" cannot be {given!r}', hint=f"Allowed: {allowed}."
+                f'the value of the parameter "{self.name}" is not allowed',
+                hint=f"Allowed: {allowed}.",
             )
         return value
 

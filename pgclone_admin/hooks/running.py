@@ -84,29 +84,46 @@ def _run_transaction(
     results = []
     # Python hooks may use the models of the project, too.
     with route(place.alias, place.database):
-        with _committed(hooks), transaction(place.alias, place.database) as shared:
+        with transaction(place.alias, place.database) as shared:
             for hook in hooks:
                 with _told(hook, place, reporter, shared) as told:
                     hook.run_in(shared.connection, told.output, reporter.check)
                 if hook.labels.anonymizes and told.output.changed is None:
                     _attest(hook, shared)
                 results.append(told.result())
+            _check_constraints(hooks, shared)
         if anonymizing := [hook for hook in hooks if isinstance(hook, AnonymizeHook)]:
             with after_commit(place.alias, place.database).session() as connection:
                 for hook in anonymizing:
-                    hook.finish(connection)
+                    with _finishing(hook, reporter, connection):
+                        hook.finish(connection)
     return results
 
 
-@contextlib.contextmanager
-def _committed(hooks: Sequence[TransactionalHook]) -> Iterator[None]:
-    """What only the end of the transaction finds, such as a deferred constraint, is their error."""
+def _check_constraints(hooks: Sequence[TransactionalHook], shared: Transaction) -> None:
+    """What otherwise the commit would find is an error of the hooks. What the server says beside
+    its sentence can be a raw row, and is left out."""
     try:
-        yield
+        shared.connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
     except psycopg2.Error as error:
         names = ", ".join(f'"{hook.labels.name}"' for hook in hooks)
-        reason = error.diag.message_primary or str(error).strip()
-        raise HookFailed(f"what was done by {names} cannot be committed: {reason}") from error
+        reason = error.diag.message_primary or type(error).__name__
+        raise HookFailed(f"what was done by {names} cannot be committed: {reason}") from None
+
+
+@contextlib.contextmanager
+def _finishing(hook: AnonymizeHook, reporter: Reporter, connection: Any) -> Iterator[None]:
+    """Ends what is done after the commit in time, too, and when the run is to end."""
+    limit = hook.labels.timeout
+    try:
+        with watched(limit, reporter, connection.cancel):
+            yield
+    except TimeIsUp as error:
+        reason = "what is left of raw rows was not removed in time"
+        raise HookFailed(f'the hook "{hook.labels.name}" failed: {reason}') from error
+    except HookFailed:
+        reporter.check()
+        raise
 
 
 def _attest(hook: AnyHook, shared: Transaction) -> None:
@@ -162,9 +179,9 @@ def _told(
                 shared.check(name)
             is_done = True
         except TimeIsUp as error:
-            raise failed(
-                name, f"it took longer than {hook.labels.timeout:g} s", told.output
-            ) from error
+            # A hook that runs hooks is ended by the time of the one around it.
+            limit = "it may" if hook.labels.timeout is None else f"{hook.labels.timeout:g} s"
+            raise failed(name, f"it took longer than {limit}", told.output) from error
         except HookFailed as error:
             # A statement is cancelled when the run is to end: that is the reason then.
             reporter.check()

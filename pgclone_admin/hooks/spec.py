@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 from ..core.errors import ConfigurationError, UnknownHook
@@ -89,28 +88,27 @@ def shortened(text: str) -> str:
 class Declared:
     """The hooks of several lists under their names, in their order.
 
-    Where two that differ would have the same name, those without a ``name`` of their own get a
-    number behind it; with one they are ``ambiguous``, and the first stands for both.
+    Where two that differ have the same name it is ``ambiguous``, and the first stands for both.
     """
 
     hooks: Mapping[str, HookSpec]
     ambiguous: frozenset[str]
 
     @classmethod
-    def of(cls, lists: Iterable[Sequence[HookSpec]]) -> Declared:
+    def of(cls, lists: Iterable[tuple[str, Sequence[HookSpec]]]) -> Declared:
+        """Each list comes with the name of its configuration, empty for the setting. The map of an
+        anonymizing hook says nothing of its name, so that one has the name of its configuration:
+        it is to mean the same map whatever else is declared."""
         hooks: dict[str, HookSpec] = {}
         ambiguous = set()
-        for spec in (each for hooks_of_one in lists for each in hooks_of_one):
-            if any(spec == known for known in hooks.values()):
-                continue
-            usual = name_of(spec)
-            # A text is its own name: with a number behind it, it would mean the other one.
-            if usual in hooks and (isinstance(spec, str) or "name" in spec):
-                ambiguous.add(usual)
-                continue
-            numbered = (f"{usual} ({number})" for number in count(2))
-            name = usual if usual not in hooks else next(n for n in numbered if n not in hooks)
-            hooks[name] = spec
+        for owner, specs in lists:
+            for spec in specs:
+                name = name_of(spec)
+                is_map = isinstance(spec, Mapping) and "anonymize" in spec and "name" not in spec
+                if owner and is_map:
+                    name = f"{name} ({owner})"
+                if hooks.setdefault(name, spec) != spec:
+                    ambiguous.add(name)
         return cls(hooks, frozenset(ambiguous))
 
     def names_of(self, hooks: Sequence[HookSpec]) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import psycopg2
 
-from ..core.errors import HookFailed, NotAnonymized
+from ..core.errors import HookFailed, NotAnonymized, ServerUnavailable
 from ..core.evidence import read
 from ..core.names import LocalKey
 from ..core.restore import local_source
@@ -39,7 +40,13 @@ def check_restore(alias: str, live: str, dump_key: str, hooks: Sequence[AnyHook]
     if not dump_key.startswith(":") or any(hook.labels.anonymizes for hook in hooks):
         require_anonymizing(hooks)
     else:
-        require_anonymized(alias, local_source(LocalKey.parse(dump_key), live))
+        require_anonymized_copy(alias, local_source(LocalKey.parse(dump_key), live))
+
+
+def require_anonymized_copy(alias: str, database: str) -> None:
+    """The same of a database that may not be there, which is told by whoever needs it."""
+    with contextlib.suppress(ServerUnavailable):
+        require_anonymized(alias, database)
 
 
 def require_evidence(alias: str, temporary: str) -> None:

@@ -27,7 +27,7 @@ from ..store import DumpStore
 from . import actors
 from .accounts import has_accounts
 from .actors import Actor
-from .anonymity import check_restore, require_anonymized
+from .anonymity import check_restore, require_anonymized, require_anonymized_copy
 from .audit import audit, log
 from .declared import in_declared_order
 from .restores import Variant, local_target
@@ -221,7 +221,7 @@ def request_swap(actor: Actor, alias: str, *, confirmed_oid: int | None = None) 
     live = live_name(alias)
     options = resolve(Arguments(database=alias), verb="restore")
     if options.require_anonymized:
-        require_anonymized(alias, RestoreNames(live, None).held)
+        require_anonymized_copy(alias, RestoreNames(live, None).held)
     oid, identifier = _identity(options, live)
     _check_confirmed(live, oid, confirmed_oid)
     return _request(

@@ -19,7 +19,6 @@ from ..core.errors import (
     UsageError,
 )
 from ..core.names import DumpKey, LocalKey, role_of
-from ..core.preflight import RestoreNames
 from ..core.progress import Reporter
 from ..core.replicas import is_standby
 from ..core.restore import restore_dump, restore_local, swap_held
@@ -111,10 +110,13 @@ def swap(options: Options, reporter: Reporter, *, variant: Variant = DEFAULT) ->
     hooks = _post_swap_hooks(options)
     check_params(options.given_params, hooks)
     request = _request(options, variant)
-    if options.require_anonymized:
-        require_anonymized(options.database, RestoreNames(request.live, None).held)
     close_connections(request.live)
-    result = swap_held(request, reporter)
+
+    def look(held: str) -> None:
+        if options.require_anonymized:
+            require_anonymized(options.database, held)
+
+    result = swap_held(request, reporter, look=look)
     results = _run_post_swap_hooks(hooks, options, request.live, reporter)
     return Restored(LocalKey("held"), result, results)
 

@@ -234,9 +234,9 @@ def test_hooks_without_names_in_two_configurations_are_told_apart(pages, dump):
         "b": {"pre_swap_hooks": ["migrate", other]},
     }
     with override_settings(PGCLONE_CONFIGS=configs):
-        run = executed(pages, pages.client(RESTORE), dump, hooks=["anonymize (2)"])
+        run = executed(pages, pages.client(RESTORE), dump, hooks=["anonymize (b)"])
         assert resolve(Arguments(config="a"), verb="restore").pre_swap_hooks[1] == ANONYMIZE
-        assert hook_names("pre_swap_hooks") == ["migrate", "anonymize", "anonymize (2)"]
+        assert hook_names("pre_swap_hooks") == ["migrate", "anonymize (a)", "anonymize (b)"]
     assert run.status == Status.SUCCEEDED, run.error
     assert not {"A", "B"} & {name[:1] for name in people(pages)}
 

@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-from pgclone_admin.core.errors import ConfigurationError, HookFailed, NotAnonymized
+from pgclone_admin.core.errors import (
+    ConfigurationError,
+    HookFailed,
+    NotAnonymized,
+    UnknownDatabase,
+)
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services.dumps import create_dump
@@ -171,6 +176,8 @@ def test_what_is_held_and_what_is_gone_back_to_has_to_be_anonymized_too(here, se
     raw = resolve(Arguments(dump_key=key), verb="restore")
     restore(raw, SilentReporter(), variant=Variant(hold=True))
     settings.PGCLONE_REQUIRE_ANONYMIZED = True
+    with pytest.raises(UnknownDatabase):
+        restored(":nowhere", pre_swap_hooks=[])
     with pytest.raises(NotAnonymized):
         swap(resolve(Arguments(), verb="restore"), SilentReporter())
 

@@ -87,6 +87,11 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         "E004",
         'the hook "anonymize" would change the live database',
     ),
+    "hook that says it anonymizes the live database": (
+        {"PGCLONE_PRE_DUMP_HOOKS": [{"command": "good_hook", "anonymizes": True}]},
+        "E004",
+        'the hook "good_hook" would anonymize the live database',
+    ),
     "configuration that requires what its hooks do not do": (
         {"PGCLONE_CONFIGS": {"local": {"require_anonymized": True}}},
         "E004",

@@ -55,7 +55,7 @@ def test_a_name_that_is_close_to_others_names_them() -> None:
     "other", [{"name": "check", "code": "SELECT 1"}, {"command": "check", "timeout": 5}]
 )
 def test_a_text_never_stands_for_another_hook_that_is_called_so(other: HookSpec) -> None:
-    declared = Declared.of([[other], ["check"]])
+    declared = Declared.of([("", [other]), ("b", ["check"])])
     with pytest.raises(ConfigurationError, match='two hooks are called "check"'):
         declared.meant("check")
 

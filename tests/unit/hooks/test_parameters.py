@@ -62,7 +62,7 @@ def test_a_value_is_what_its_text_means(kind: str, given: Any, value: Any) -> No
     ],
 )
 def test_a_value_of_another_type_is_refused(kind: str, given: Any) -> None:
-    with pytest.raises(UsageError, match=r'^the parameter "p" cannot be') as caught:
+    with pytest.raises(UsageError, match=r'^the value of the parameter "p" cannot') as caught:
         parameter(type=kind).value_of(given)
     assert caught.value.hint == f"It is of type {kind}."
 
