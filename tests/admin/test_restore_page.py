@@ -177,11 +177,25 @@ def test_f59_hooks_that_are_not_declared_are_refused_by_page_and_service(pages, 
 
 def test_chosen_hooks_run_in_the_order_in_which_they_are_declared_together(pages):
     Configuration.objects.create(name="mine", pre_swap_hooks=["good_hook", "migrate"])
-    with override_settings(PGCLONE_CONFIGS={"more": {"pre_swap_hooks": ["migrate", "where_am_i"]}}):
+    more = {"pre_swap_hooks": ["migrate", "where_am_i", "good_hook"]}
+    with override_settings(PGCLONE_CONFIGS={"more": more}):
         together = in_declared_order("pre_swap_hooks", ["migrate", "good_hook"])
         others = in_declared_order("pre_swap_hooks", ["good_hook", "where_am_i"])
     assert together == ["good_hook", "migrate"]
     assert others == ["where_am_i", "good_hook"]
+
+
+def test_f59_a_configuration_of_the_admin_declares_no_hook(pages, dump):
+    """It may still name what the settings have declared once."""
+    Configuration.objects.create(name="old", pre_swap_hooks=["migrate", "flush"])
+    client = pages.client(RESTORE)
+    shown = client.get(url_of(dump))
+    response = client.post(url_of(dump), confirmation(pages, shown, hooks=["migrate", "flush"]))
+    assert "flush is not one of the available choices" in response.content.decode()
+    given = {"dump_key": dump.key, "pre_swap_hooks": ["flush"]}
+    with pytest.raises(NotAllowed, match="not declared as hooks here: flush"):
+        requests.request_restore(Actor.of(client.user), given, variant=Variant())
+    assert RestoreRun.objects.count() == 0
 
 
 def test_only_a_superuser_can_trust_a_dump_of_somebody_else(pages):
