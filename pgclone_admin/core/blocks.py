@@ -32,18 +32,18 @@ SECURE_PATH = "SELECT pg_catalog.set_config('search_path', '', false);\n"
 
 
 def tables_to_copy(contents: Contents) -> dict[int, Entry]:
-    """The entries whose rows can be read here, by their numbers; none, unless that is all rows.
+    """The entries whose rows can be read here, by their numbers and in the order in which they
+    come; none, unless that is all rows.
 
     Nothing where pg_dump compressed the data, wrote INSERT statements, or is so old that names are
     not qualified; and where a large object comes before a table.
     """
     outline = contents.outline
     tables = {entry.dump_id: entry for entry in contents.entries if entry.kind == "TABLE DATA"}
-    tables = {number: tables[number] for number in outline.with_blocks if number in tables}
     if (
         contents.plain
         and outline.settings.get("SEARCHPATH") == SECURE_PATH
-        and set(outline.with_blocks[: len(tables)]) == tables.keys()
+        and list(outline.with_blocks[: len(tables)]) == list(tables)
         and all(_COPIES.fullmatch(entry.copy) for entry in tables.values())
     ):
         return tables
@@ -55,7 +55,7 @@ class TableBlocks:
 
     def __init__(self, source: Iterator[bytes], tables: Mapping[int, Entry]) -> None:
         self._source = source
-        self._missing = dict(tables)
+        self._tables = tables
         self._buffer = b""
 
     def tables(self) -> Iterator[tuple[Entry, Iterator[bytes]]]:
@@ -63,12 +63,11 @@ class TableBlocks:
 
         :class:`IntegrityError` when there are not all of them, or when they are damaged.
         """
-        while self._missing:
+        for expected, table in self._tables.items():
             while len(self._buffer) < _BEGINNING.size:
-                self._fill(next(iter(self._missing.values())))
+                self._fill(table)
             kind, sign, number = _BEGINNING.unpack_from(self._buffer)
-            table = self._missing.pop(number, None)
-            if kind != _ROWS or sign or table is None:
+            if (kind, sign, number) != (_ROWS, 0, expected):
                 raise IntegrityError(
                     "the archive is damaged: something else is where the rows of a table begin",
                     hint="It was altered. Use another dump.",
