@@ -176,6 +176,7 @@ class _Loader:
             self.report,
             jobs=jobs,
             tolerated=self._tolerated,
+            secrets=(self._target.password,) if self._target.password else (),
         ) as loader:
             for entry, texts in blocks.tables():
                 builders.table_is_loaded(loader.load(entry, texts))

@@ -12,7 +12,7 @@ import re
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -26,6 +26,7 @@ from .build import IndexBuilders
 from .connection import Connection, ConnectionParams
 from .errors import RestoreFailed
 from .judge import LoadReport, Tolerated
+from .process import scrubbed
 from .progress import Reporter
 from .server import explained, remove_session_limits
 
@@ -138,6 +139,7 @@ class RowLoader:
         *,
         jobs: int,
         tolerated: Tolerated = frozenset(),
+        secrets: Collection[str] = (),
     ) -> None:
         self._connect = connect
         self._builders = builders
@@ -145,6 +147,7 @@ class RowLoader:
         self._reporter = reporter
         self._report = report
         self._tolerated = tolerated
+        self._secrets = secrets
         self._table: _Table | None = None
         self._stopped = False
         self._failure: Exception | None = None
@@ -284,21 +287,32 @@ class RowLoader:
 
     def _copy(self, connection: Connection, table: _Table, helps: bool) -> None:
         rows = _Rows(lambda: self._take(table, rows, helps))
+        refused: RestoreFailed | None = None
         try:
             with connection.cursor() as cursor:
                 cursor.copy_expert(table.entry.copy, rows, PIECE)
         except psycopg2.Error as error:
             if rows.were_read or ("TABLE DATA", error.pgcode) not in self._tolerated:
-                reason = error.diag.message_primary or str(error).strip().partition("\n")[0]
-                raise RestoreFailed(
-                    f"the rows of the table {named(table.entry)} cannot be loaded: {reason}",
-                    hint="The live database was not touched.",
-                ) from error
-            with self._changed:
-                if not table.is_left_out:
-                    self._report.tolerated.append(table.entry.copy.decode(errors="replace").strip())
-                table.is_left_out = True
-                table.pieces.clear()
+                refused = self._refused(table, error)
+            else:
+                self._leave_out(table)
+        if refused is not None:
+            # Not while the error of the server is handled: it quotes the row.
+            raise refused
+
+    def _refused(self, table: _Table, error: psycopg2.Error) -> RestoreFailed:
+        reason = error.diag.message_primary or str(error).strip().partition("\n")[0]
+        message = f"the rows of the table {named(table.entry)} cannot be loaded: {reason}"
+        return RestoreFailed(
+            scrubbed(message, self._secrets), hint="The live database was not touched."
+        )
+
+    def _leave_out(self, table: _Table) -> None:
+        with self._changed:
+            if not table.is_left_out:
+                self._report.tolerated.append(table.entry.copy.decode(errors="replace").strip())
+            table.is_left_out = True
+            table.pieces.clear()
 
     def _take(self, table: _Table, rows: _Rows, helps: bool) -> bytes:
         """The next piece of a table; empty when this session is not needed any more."""

@@ -252,7 +252,7 @@ def test_f50_an_alias_of_any_name_stays_inside_the_storage_location(project: Pro
         (["-c", "x"], {"options": ["--file={owned}"]}, '"options" of the configuration "x"'),
         (["-c", "x"], {"pg_dump": "--file={owned}"}, '"pg_dump" of the configuration "x"'),
         (["-c", "x"], {"exclude": ["--file={owned}"]}, "there is no model"),
-        (["-c", "x"], {"pre_dump_hooks": [["sh", "-c", "id"]]}, "has to be a list of texts"),
+        (["-c", "x"], {"pre_dump_hooks": [["sh", "-c", "id"]]}, "has to be a list of hooks"),
         (["-c", "--file={owned}"], {}, "expected one argument"),
         (["--fil={owned}"], {}, "unrecognized arguments"),
         (["-j", "8"], {}, "unrecognized arguments"),
