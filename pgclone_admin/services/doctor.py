@@ -33,8 +33,8 @@ from ..settings import settings
 from ..store import DumpStore
 from .recovery import recover_beside, recover_stored, recover_temporary
 
-CHECKS = "pgclone_admin.checks"
-"""The module of this app's system checks."""
+CHECKS = "pgclone_admin.checks."
+"""What the modules of this app's system checks begin with."""
 
 
 def examine(options: Options) -> Iterator[Finding]:
@@ -143,7 +143,7 @@ def _leftovers(options: Options, *, server: bool, storage: bool) -> Iterator[Fin
 def _settings() -> Iterator[Finding]:
     sound = True
     for check in registry.get_checks():
-        if check.__module__ != CHECKS:
+        if not check.__module__.startswith(CHECKS):
             continue
         # Without a database: the server and the storage are looked at in more detail.
         for message in check(app_configs=None, databases=None):
