@@ -30,7 +30,7 @@ from .process import scrubbed
 from .progress import Reporter
 from .server import explained, remove_session_limits
 
-PIECE = 512 * 1024
+PIECE = 256 * 1024
 """Bytes of rows that a session takes at a time."""
 
 MOST_PIECES = 8

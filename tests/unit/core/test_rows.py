@@ -87,6 +87,8 @@ class FakeServer:
         self.may_take = threading.Event()
         self.may_take.set()
         self.refuses: psycopg2.Error | None = None
+        self.seconds = 0.0
+        """How long it takes for each piece."""
         self._lock = threading.Lock()
 
     def connect(self) -> Any:
@@ -111,6 +113,7 @@ class FakeConnection:
             raise self.server.refuses
         while text := file.read(size):
             self.server.taken.setdefault(self.number, []).append(text)
+            time.sleep(self.server.seconds)
             self.server.may_take.wait(20)
 
     def fileno(self) -> int:
@@ -194,12 +197,12 @@ def test_a_session_that_takes_its_rows_at_once_gets_no_help(server: FakeServer) 
 
 @pytest.mark.usefixtures("small_pieces")
 def test_a_row_in_several_pieces_goes_to_one_session(server: FakeServer) -> None:
-    long = [b"%03d %s\n" % (number, b"y" * 200) for number in range(40)]
-    for _ in range(5):
-        with loading(server, jobs=4) as (loader, _builders):
-            loader.load(TABLE, [line[i : i + 9] for line in long for i in range(0, 205, 9)])
-        assert all_of(server) == b"".join(long)
-        server.taken.clear()
+    server.seconds = 0.001
+    rows_of_table = [b"%03d %s\n" % (n, b"y" * (200 if n % 9 == 8 else 3)) for n in range(300)]
+    with loading(server, jobs=4) as (loader, _builders):
+        loader.load(TABLE, [row[i : i + 9] for row in rows_of_table for i in range(0, len(row), 9)])
+        assert loader.most_sessions > 1
+    assert all_of(server) == b"".join(rows_of_table)
 
 
 @pytest.mark.usefixtures("small_pieces")
