@@ -91,17 +91,28 @@ def is_logged_in(browser: Any) -> bool:
 
 def press(browser: Any, text: str) -> None:
     """Follows the link, or presses the button, that says so, as soon as it is there: a page that
-    has watched a run is loaded anew at its end."""
+    has watched a run is loaded anew at its end. Returns when the browser has left the page, which
+    the driver does not wait for on a busy machine."""
     path = f"//*[self::a or self::button][normalize-space()='{text}'] | //input[@value='{text}']"
     end = time.monotonic() + APPEARS_WITHIN
     while True:
         try:
+            page = browser.find_element(By.TAG_NAME, "html")
             browser.find_element(By.XPATH, path).click()
-            return
+            break
         except WebDriverException:
             if time.monotonic() > end:
                 raise
         time.sleep(0.05)
+    WebDriverWait(browser, APPEARS_WITHIN).until(lambda _: _is_left(page))
+
+
+def _is_left(page: Any) -> bool:
+    try:
+        page.is_enabled()
+    except WebDriverException:  # stale, in one of the ways in which the driver says so
+        return True
+    return False
 
 
 def state(browser: Any) -> str:
@@ -127,13 +138,15 @@ def wait_for_success(browser: Any, look_again: Callable[[], None] = lambda: None
         assert "failed" not in said, browser.find_element(By.TAG_NAME, "body").text
         time.sleep(0.05)
         look_again()
-    raise AssertionError(f"it did not succeed: {seen}")
+    text = browser.find_element(By.TAG_NAME, "body").text
+    raise AssertionError(f"it did not succeed: {seen}; the page says: {text}")
 
 
 def confirm(browser: Any) -> None:
     """Types the name of the database and presses the red button."""
-    field = browser.find_element(By.CSS_SELECTOR, ".pgclone-confirm input[type=text]")
-    field.send_keys(NAME)
+    fields = browser.find_elements(By.CSS_SELECTOR, ".pgclone-confirm input[type=text]")
+    assert fields, browser.find_element(By.TAG_NAME, "body").text
+    fields[0].send_keys(NAME)
     press(browser, f"Replace database {NAME}")
 
 
@@ -264,9 +277,14 @@ def test_everything_works_without_javascript(environment: dict[str, str], tmp_pa
 
         def look_again() -> None:
             nonlocal looks
-            with contextlib.suppress(WebDriverException):  # the page is being loaded
+            try:
                 browser.find_element(By.LINK_TEXT, "Refresh this page").click()
                 looks += 1
+            except WebDriverException:
+                # The page is being loaded; or the swap ended its session in a query, which shows
+                # an error until somebody reloads it.
+                with contextlib.suppress(WebDriverException):
+                    browser.refresh()
 
         log_in(browser, site)
         press(browser, "Dumps")
