@@ -12,7 +12,7 @@ import re
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -26,22 +26,16 @@ from .build import IndexBuilders
 from .connection import Connection, ConnectionParams
 from .errors import RestoreFailed
 from .judge import LoadReport, Tolerated
+from .pieces import PIECE, Piece, cut
 from .process import scrubbed
 from .progress import Reporter
 from .server import explained, remove_session_limits
-
-PIECE = 256 * 1024
-"""Bytes of rows that a session takes at a time."""
 
 MOST_PIECES = 8
 """Pieces that wait; with so many the server is behind."""
 
 PATIENCE = 0.5
 """Seconds between two looks at whether the restore is still wanted."""
-
-TRAILER = b"\\.\n\n\n"
-"""What pg_dump writes after the rows. It would end the COPY of one session, and be an empty row in
-that of another."""
 
 _ENCODING = re.compile(r"SET client_encoding = '([^']+)';\s*")
 
@@ -72,41 +66,6 @@ def open_row_session(target: ConnectionParams, outline: Outline) -> Connection:
             raise explained(error, "no session to load rows with can be opened") from error
         raise
     return connection
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of a table's rows as COPY text.
-
-    ``ends_row`` is false inside a row that is longer than a piece: the same session has to take
-    what follows.
-    """
-
-    text: bytes
-    ends_row: bool = True
-
-
-def cut(texts: Iterable[bytes]) -> Iterator[Piece]:
-    """The rows of one table in pieces, without what pg_dump writes after them.
-
-    A line break always ends a row in COPY text; one inside a value is written as ``\\n``.
-    """
-    gathered: list[bytes] = []
-    size = 0
-    for text in texts:
-        gathered.append(text)
-        size += len(text)
-        if size < PIECE + len(TRAILER):
-            continue
-        whole = b"".join(gathered)
-        # What comes last may be a part of the trailer.
-        last = size - len(TRAILER)
-        end = whole.rfind(b"\n", 0, last) + 1
-        yield Piece(whole[: end or last], ends_row=end > 0)
-        gathered = [whole[end or last :]]
-        size = len(gathered[0])
-    if rows := b"".join(gathered).removesuffix(TRAILER):
-        yield Piece(rows)
 
 
 @dataclass

@@ -14,14 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgclone_admin.core import rows
+from pgclone_admin.core import pieces
 from pgclone_admin.core.archive import Entry
 from pgclone_admin.core.build import IndexBuilders
 from pgclone_admin.core.errors import Cancelled, ProgramMissing, RestoreFailed, ServerUnavailable
 from pgclone_admin.core.judge import LoadReport
+from pgclone_admin.core.pieces import TRAILER, Piece, cut
 from pgclone_admin.core.programs import Command
 from pgclone_admin.core.progress import SilentReporter
-from pgclone_admin.core.rows import TRAILER, Piece, RowLoader, cut
+from pgclone_admin.core.rows import RowLoader
 from pgclone_admin.core.steps import Step
 from tests.unit import PROPERTY
 
@@ -43,7 +44,7 @@ TABLE = Entry(
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "PIECE", 20)
+    monkeypatch.setattr(pieces, "PIECE", 20)
 
 
 @PROPERTY
