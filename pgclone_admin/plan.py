@@ -32,6 +32,9 @@ from .hooks import AnyHook, Stage
 from .hooks.command import CommandHook
 from .store import DumpStore
 
+OF_THE_ARCHIVE = {"ENCODING", "STDSTRINGS", "SEARCHPATH", "DATABASE", "DATABASE PROPERTIES"}
+"""Kinds of entries that say how to read an archive, and nothing of what it holds."""
+
 
 @dataclass
 class Obstacle:
@@ -112,6 +115,12 @@ class Plan:
     """What is in the dump and cannot be made here by this role, by kind and name."""
     warnings: list[str] = field(default_factory=list)
     obstacles: list[Obstacle] = field(default_factory=list)
+
+    @property
+    def holds(self) -> str:
+        """``entries`` in one line, without those that are about the archive itself."""
+        counted = (item for item in self.entries.items() if item[0] not in OF_THE_ARCHIVE)
+        return ", ".join(f"{kind} {count}" for kind, count in counted)
 
     def collect(self, checks: Iterable[Check]) -> None:
         """Runs every check, also after one that would stop the restore."""

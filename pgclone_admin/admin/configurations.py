@@ -128,12 +128,12 @@ class ConfigurationForm(ConfigurationForms):
             "Models whose rows dumps leave out, one on each line: app_label.Model. "
             "Empty: as the settings say. “none”: no model."
         )
-        parameters = ", ".join(declared_parameters()) or NOTHING
+        parameters = ", ".join(declared_parameters()) or _("none")
         self.fields["hook_params"].help_text = _(
             "name = value, one on each line. Hooks declare: %(parameters)s."
         ) % {"parameters": parameters}
         for option in HOOK_LISTS:
-            declared = ", ".join(hook_names(option)) or NOTHING
+            declared = ", ".join(hook_names(option)) or _("none")
             self.fields[option].help_text = _(
                 "Hooks in their order, one on each line. The settings declare: %(hooks)s. "
                 "Empty: as the settings say. “none”: no hook."

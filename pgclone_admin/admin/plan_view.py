@@ -17,10 +17,6 @@ LISTED = 6
 """Names that stand in the page; more are folded."""
 
 
-OF_THE_ARCHIVE = {"ENCODING", "STDSTRINGS", "SEARCHPATH", "DATABASE", "DATABASE PROPERTIES"}
-"""Kinds of entries that say how to read an archive, and nothing of what it holds."""
-
-
 @dataclass(frozen=True)
 class Fact:
     """A line of the plan: a label, a text, and names that belong to it."""
@@ -157,12 +153,7 @@ def _details(plan: Plan) -> Iterator[Fact]:
     if plan.left_out:
         yield Fact(_("Left out"), _("cannot be made here by this role"), plan.left_out)
     if plan.entries:
-        counts = [
-            f"{count} {kind.lower()}"
-            for kind, count in plan.entries.items()
-            if kind not in OF_THE_ARCHIVE
-        ]
-        yield Fact(_("Holds"), ", ".join(counts))
+        yield Fact(_("Holds"), plan.holds)
 
 
 def _migrations(plan: Plan) -> Iterator[Fact]:

@@ -18,8 +18,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield _line("to", f'the database "{plan.database}" on {plan.server}')
     yield from _effect(plan)
     if plan.entries:
-        counted = ", ".join(f"{count} {kind.lower()}" for kind, count in plan.entries.items())
-        yield _line("holds", counted)
+        yield _line("holds", plan.holds)
     yield from _hooks(plan)
     yield from _migrations(plan)
     yield from _lists(plan)

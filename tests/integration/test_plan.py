@@ -53,7 +53,7 @@ def test_a_plan_as_text_says_so(project):
 
     assert lines[0].startswith("restore     " + key)
     assert any(line.startswith("replaces    the live database of ") for line in lines)
-    assert any(re.match(r"holds       .*\d+ table data, ", line) for line in lines)
+    assert any(re.match(r"holds       .*TABLE DATA \d+, ", line) for line in lines)
     needs = next(line for line in lines if line.startswith("needs "))
     beside = next(line for line in lines if line.startswith("beside "))
     size = r"\d+\.\d MB"
