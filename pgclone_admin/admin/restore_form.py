@@ -205,7 +205,11 @@ class RestoreForm(forms.Form):
 def _field_of(parameter: Parameter) -> forms.Field:
     """Empty means "as the settings and the configuration say"."""
     default = "" if parameter.default is None else str(parameter.default)
-    texts = filter(None, [parameter.description, default and gettext("Usually: %s") % default])
+    usually = default and gettext("Usually: %s") % default
+    description = parameter.description
+    if usually and description and not description.endswith((".", "!", "?", ":")):
+        description += "."
+    texts = filter(None, [description, usually])
     about: dict[str, Any] = {
         "label": gettext("Parameter %s") % parameter.name,
         "help_text": " ".join(texts),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from django.apps import apps
@@ -115,12 +116,14 @@ def check_kept_apps(**_kwargs: Any) -> list[CheckMessage]:
 
 
 def _load(config: str | None, verb: str) -> None:
+    """Values of parameters that are not there yet are given by who asks for a run."""
     options = resolve(Arguments(config=config), verb=verb)
+    load = partial(load_hooks, params=options.hook_params, for_a_look=True)
     if verb == "dump":
-        load_hooks(options.pre_dump_hooks, stage=Stage.PRE_DUMP, params=options.hook_params)
+        load(options.pre_dump_hooks, stage=Stage.PRE_DUMP)
         return
-    hooks = load_hooks(options.pre_swap_hooks, params=options.hook_params)
-    load_hooks(options.post_swap_hooks, stage=Stage.POST_SWAP, params=options.hook_params)
+    hooks = load(options.pre_swap_hooks)
+    load(options.post_swap_hooks, stage=Stage.POST_SWAP)
     if options.require_anonymized:
         require_anonymizing(hooks)
 

@@ -30,14 +30,16 @@ def load_hooks(
     *,
     stage: Stage = Stage.PRE_SWAP,
     params: Mapping[str, Any] | None = None,
+    for_a_look: bool = False,
 ) -> list[AnyHook]:
     """The hooks of one list, checked: files exist, classes load, parameters fit.
 
-    ``params`` are values of parameters, of which each hook takes those that it declares. Raises
+    ``params`` are values of parameters, of which each hook takes those that it declares; they may
+    be incomplete ``for_a_look``, which is not followed by a run. Raises
     :class:`~pgclone_admin.core.errors.UnknownHook`, :class:`ConfigurationError` or
     :class:`UsageError`; nothing has been run then.
     """
-    loader = _Loader(stage, params or {})
+    loader = _Loader(stage, params or {}, for_a_look=for_a_look)
     before, hooks, after = [], [], []
     for spec in map(normalized, specs):
         if isinstance(spec, Mapping) and kind_of(spec) in ("pum", "migration_hooks"):
@@ -93,9 +95,10 @@ def _read_pum(spec: Mapping[str, Any]) -> PumHooks:
 
 
 class _Loader:
-    def __init__(self, stage: Stage, params: Mapping[str, Any]) -> None:
+    def __init__(self, stage: Stage, params: Mapping[str, Any], *, for_a_look: bool) -> None:
         self._stage = stage
         self._params = params
+        self._for_a_look = for_a_look
 
     def load(self, spec: HookSpec) -> AnyHook:
         if isinstance(spec, str):
@@ -163,7 +166,7 @@ class _Loader:
     ) -> TransactionalHook:
         """A hook of SQL or Python."""
         try:
-            values = values_for(parameters, self._params)
+            values = values_for(parameters, self._params, may_lack=self._for_a_look)
         except UsageError as error:
             error.add_note(f'for the hook "{name}"')
             raise

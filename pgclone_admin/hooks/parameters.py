@@ -156,21 +156,23 @@ def declared(value: Any, where: str, *, has_default: bool = False) -> tuple[Para
     return parameters
 
 
-def values_for(parameters: Iterable[Parameter], given: Mapping[str, Any]) -> dict[str, Value]:
+def values_for(
+    parameters: Iterable[Parameter], given: Mapping[str, Any], *, may_lack: bool = False
+) -> dict[str, Value]:
     """The value of each parameter: the given one, else its default.
 
-    :class:`UsageError` for one that is missing or cannot be used.
+    :class:`UsageError` for one that cannot be used or is missing, unless it ``may_lack``.
     """
     values: dict[str, Value] = {}
     for parameter in parameters:
         raw = given.get(parameter.name)
         if raw is not None:
             values[parameter.name] = parameter.value_of(raw)
-        elif parameter.is_required:
+        elif parameter.is_required and not may_lack:
             raise UsageError(
                 f'the parameter "{parameter.name}" has no value',
-                hint="Give it one: --hook-param NAME VALUE, hook_params of the configuration, or "
-                "PGCLONE_HOOK_PARAMS. Nothing was changed.",
+                hint="Give it one: in the form of the admin, with --hook-param NAME VALUE, in "
+                "hook_params of the configuration, or in PGCLONE_HOOK_PARAMS. Nothing was changed.",
             )
         else:
             values[parameter.name] = parameter.default

@@ -110,6 +110,28 @@ def test_what_is_left_empty_is_as_the_settings_say(pages, dump, declared):
     assert notes(pages)[-1] == "by setting 1"
 
 
+def test_a_parameter_without_a_value_is_asked_for(pages, dump):
+    parameter = {"name": "text", "description": "What it says", "type": "text"}
+    times = {"name": "times", "type": "integer", "default": 2, "description": "How often"}
+    note = {**NOTE, "name": "note", "parameters": [parameter, times]}
+    with override_settings(PGCLONE_PRE_SWAP_HOOKS=["migrate", note]):
+        client = pages.client(RESTORE)
+        shown = client.get(url_of(dump), {"what": "over", "hooks": ["migrate", "note"]})
+        text = shown.content.decode()
+        assert "The parameter &quot;text&quot; has no value" in text
+        assert "in the form of the admin" in text
+        assert "How often. Usually: 2" in text
+        assert "Replace database" not in text
+        with_value = {"hooks": ["migrate", "note"], "param-text": "asked for "}
+        shown = client.get(
+            url_of(dump), {"looked": "1", "database": "default", "what": "over", **with_value}
+        )
+        response = client.post(url_of(dump), confirmation(pages, shown, **with_value))
+        assert response.status_code == 302, response.content
+        runner.run_restore(RestoreRun.objects.get())
+    assert notes(pages)[-1] == "asked for 2"
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -118,6 +118,21 @@ def test_a_setting_that_cannot_be_used_is_an_error_told_once(kind: str) -> None:
         assert all(found.is_serious() for found in run_checks())
 
 
+def test_a_parameter_may_wait_for_its_value_until_somebody_asks_for_a_run() -> None:
+    hook = {
+        "code": "UPDATE t SET label = {label}",
+        "parameters": [{"name": "label"}, {"name": "most", "type": "integer"}],
+    }
+    with override_settings(PGCLONE_PRE_SWAP_HOOKS=[hook], PGCLONE_PRE_DUMP_HOOKS=[hook]):
+        assert ours() == []
+    with override_settings(
+        PGCLONE_PRE_SWAP_HOOKS=[hook], PGCLONE_HOOK_PARAMS={"label": "a", "most": "many"}
+    ):
+        assert ours() == [
+            ("pgclone_admin.E004", 'the value of the parameter "most" cannot be used')
+        ]
+
+
 def test_every_setting_that_cannot_be_used_is_told() -> None:
     with override_settings(PGCLONE_REVERSIBLE="yes", PGCLONE_LOCK_TIMEOUT="1s", PGCLONE_CONFIGS=[]):
         assert {identifier for identifier, _ in ours()} == {"pgclone_admin.E003"}
