@@ -76,18 +76,24 @@ def standby_candidates(alias: str) -> list[ConnectionParams]:
     """Maintenance connections of the other aliases that could be a standby of ``alias``: those
     with the same database name on another server."""
     configured = settings_of(alias)
-
-    def server(of: Mapping[str, Any]) -> tuple[str, str]:
-        return str(of.get("HOST") or ""), str(of.get("PORT") or "")
-
     candidates = {
-        server(other): _params(other, name)
+        _address(other): _params(other, name)
         for name in connections
         if (other := connections[name].settings_dict).get("NAME") == configured["NAME"]
         and connections[name].vendor == "postgresql"
-        and server(other) != server(configured)
+        and not is_on_same_server(name, alias)
     }
     return list(candidates.values())
+
+
+def is_on_same_server(alias: str, other: str) -> bool:
+    """Whether two databases of the settings are at the same address."""
+    one, two = (connections[name].settings_dict for name in (alias, other))
+    return _address(one) == _address(two)
+
+
+def _address(configured: Mapping[str, Any]) -> tuple[str, str]:
+    return str(configured.get("HOST") or ""), str(configured.get("PORT") or "")
 
 
 def site_params(alias: str) -> ConnectionParams:

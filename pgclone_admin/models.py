@@ -206,7 +206,8 @@ class RestoreRun(Run):
     target = models.CharField(max_length=63)
     """The name of the database that is made or replaced."""
     live_oid = models.BigIntegerField(null=True, blank=True)
-    """The database that was live when the restore was confirmed: no other one is replaced."""
+    """The database that was confirmed: what was live then, 0 where there was none, and what is to
+    be dropped. No other one is replaced or dropped."""
     system_identifier = models.CharField(max_length=20, blank=True)
     """The server that it was confirmed for."""
     result = models.JSONField(null=True, blank=True)

@@ -49,7 +49,13 @@ def run_dump(dump: Dump, *, time_limit: float | None = None) -> str:
     """
 
     def work(reporter: Reporter) -> dict[str, Any]:
-        options = resolve(Arguments(**dump.options), verb="dump")
+        # What was asked for, whatever the configuration says by now and this machine is called.
+        pinned = {
+            "storage_location": dump.location,
+            "instance": dump.instance,
+            "database": dump.database,
+        }
+        options = resolve(Arguments(**{**dump.options, **pinned}), verb="dump")
         return made_dump(dumps.create_dump(options, reporter, taken_by=dump.requested_by))
 
     return _take(dump, work, time_limit)
@@ -118,7 +124,7 @@ def _copy(run: RestoreRun, reporter: Reporter) -> dict[str, Any]:
 
 
 def _drop(run: RestoreRun, reporter: Reporter) -> dict[str, Any]:
-    copies.drop_local(_options(run), run.target, reporter)
+    copies.drop_local(_options(run), run.target, reporter, confirmed_oid=run.live_oid)
     return {}
 
 

@@ -24,9 +24,10 @@ from ..models import LocalDatabase
 from ..services import requests
 from ..services.accounts import Outlook, outlook_of_local
 from ..services.actors import COPY, RESTORE
+from ..services.copies import DROPPABLE, REVERTIBLE
 from ..settings import settings
 from . import formats
-from .local_form import DROPPABLE, KINDS, REVERTIBLE, CopyForm, alias_of
+from .local_form import KINDS, CopyForm, alias_of
 from .restore import Outlooks, RestorePages, live_oid, status_of
 from .restore_form import ConfirmForm, Source, usual_hooks
 from .shared import actor_of, link_to, require
@@ -255,7 +256,9 @@ class LocalDatabaseAdmin(RestorePages):
         error = None
         if request.method == "POST":
             try:
-                run = requests.request_drop(actor_of(request), alias_of(row) or "", row.name)
+                run = requests.request_drop(
+                    actor_of(request), alias_of(row) or "", row.name, confirmed_oid=row.oid
+                )
             except PgcloneError as failure:
                 error = failure
             else:

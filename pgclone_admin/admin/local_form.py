@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
+from django.db import DEFAULT_DB_ALIAS
 from django.utils.translation import gettext_lazy
 
 from ..core.errors import PgcloneError
-from ..databases import live_name, replaceable_aliases
+from ..databases import is_on_same_server, live_name, replaceable_aliases
 from ..models import LocalDatabase
 from ..services.restores import local_target
 from . import formats
@@ -25,18 +26,19 @@ KINDS = {
     "parked": gettext_lazy("replaced by a swap that was not finished"),
 }
 
-REVERTIBLE = ("pre", "post", "undo", "copy", "beside")
-DROPPABLE = (*REVERTIBLE, "held", "failed")
-"""The others belong to a run; recovery looks after them."""
-
 
 def alias_of(row: LocalDatabase) -> str | None:
     """The alias of the live database that it was made for; ``None`` when that is not of this
-    site."""
+    site, or on another server than the list is of."""
     mark = row.mark
     if mark is None:
         return None
-    return next((alias for alias in replaceable_aliases() if live_name(alias) == mark.of), None)
+    found = [
+        alias
+        for alias in replaceable_aliases()
+        if live_name(alias) == mark.of and is_on_same_server(alias, DEFAULT_DB_ALIAS)
+    ]
+    return min(found, key=lambda alias: alias != DEFAULT_DB_ALIAS, default=None)
 
 
 class CopyForm(forms.Form):

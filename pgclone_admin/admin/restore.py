@@ -17,15 +17,16 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods
 
-from ..core.errors import Conflict, NotAllowed, PgcloneError, UnknownConfiguration
+from ..core.errors import Conflict, NotAllowed, PgcloneError
 from ..core.server import Server, refused
 from ..databases import live_name, maintenance_params
 from ..models import ACTIVE, REPLACING, Dump, RestoreRun, Status
-from ..options import NO_CONFIGURATION, Arguments, Options, resolve
+from ..options import Arguments, resolve
 from ..plan import Obstacle
 from ..services import requests
 from ..services.accounts import Outlook, Stay, outlook_of_dump
 from ..services.actors import RESTORE
+from ..services.declared import usual_alias, usual_options
 from ..services.restores import plan_restore
 from ..settings import settings
 from . import formats
@@ -37,7 +38,6 @@ from .restore_form import (
     ConfirmForm,
     RestoreForm,
     Source,
-    usual_alias,
     usual_hooks,
 )
 from .shared import ReadingAdmin, actor_of, require
@@ -175,7 +175,7 @@ class DumpRestorePage(RestorePages):
             raise Conflict(
                 "this dump has no file that could be restored", hint="Choose another dump."
             )
-        config, options = _usual_options(row.config)
+        config, options = usual_options(row.config)
         source = Source(
             key=row.key,
             location=row.location,
@@ -191,15 +191,6 @@ class DumpRestorePage(RestorePages):
             return outlook_of_dump(user, alias, row.manifest, row.taken_at)
 
         return source, outlook
-
-
-def _usual_options(config: str) -> tuple[str | None, Options]:
-    """The configuration that the dump was made with, if it is here, and what it says."""
-    name = config if config not in ("", NO_CONFIGURATION) else None
-    try:
-        return name, resolve(Arguments(config=name), verb="restore")
-    except UnknownConfiguration:
-        return None, resolve(Arguments(), verb="restore")
 
 
 def _data(request: HttpRequest, source: Source) -> QueryDict:

@@ -18,7 +18,7 @@ from ..options import declared_hooks
 from ..services.accounts import has_accounts, staff_names
 from ..services.declared import declared_parameters, hook_names, in_declared_order
 from ..services.restores import Variant, local_target
-from ..settings import HookSpec, settings
+from ..settings import HookSpec
 
 OVER, BESIDE, HOLD = "over", "beside", "hold"
 
@@ -261,8 +261,3 @@ class ConfirmForm(forms.Form):
 def usual_hooks(option: str, hooks: Sequence[HookSpec]) -> list[str]:
     """Names of those of a list that are declared."""
     return declared_hooks(option).names_of(hooks)
-
-
-def usual_alias(alias: str) -> str:
-    """``alias`` where this site has it, else the one that is meant without a name."""
-    return alias if alias in replaceable_aliases() else settings.database

@@ -18,6 +18,7 @@ from ..models import REPLACING, Dump, Kind, LocalDatabase, RestoreRun, Status
 from ..services import actors, lost
 from . import formats
 from .dump_facts import Facts, known, listing
+from .local_form import alias_of
 from .progress import problem_of, progress_of
 from .shared import ReadingAdmin, actor_of, link_to, require, tell, tell_recovered
 
@@ -127,11 +128,13 @@ def undo_of(run: RestoreRun) -> tuple[str, str] | None:
 
     Told by its oid: whatever was restored since, it is that database or none.
     """
-    if run.status != Status.SUCCEEDED or run.kind not in REPLACING or run.live_oid is None:
+    if run.status != Status.SUCCEEDED or run.kind not in REPLACING or not run.live_oid:
         return None
     database = LocalDatabase.objects.filter(oid=run.live_oid).first()
     if database is None or database.mark is None or database.mark.kind not in ("pre", "undo"):
         return None
+    if alias_of(database) != run.database:
+        return None  # an oid says nothing about another server
     url = link_to(UNDO_PAGE, database.pk)
     return None if url is None else (str(database.key), url)
 

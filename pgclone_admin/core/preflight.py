@@ -102,7 +102,7 @@ class TargetChecks:
 
     def names_are_free(self) -> list[str]:
         for name in self.names.made:
-            self.server.check_target(name, self.protected | {self.names.live})
+            self.server.check_target(name, self.protected | {self.names.live}, live=self.names.live)
         return []
 
     def sessions_can_be_ended(self) -> list[str]:

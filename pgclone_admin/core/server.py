@@ -384,16 +384,24 @@ class Server:
             )
         return mark
 
-    def check_target(self, name: str, protected: Collection[str]) -> None:
-        """:class:`DatabaseProtected` unless ``name`` is free, or a database made here has it."""
+    def check_target(self, name: str, protected: Collection[str], *, live: str) -> None:
+        """:class:`DatabaseProtected` unless ``name`` is free, or a database made for ``live`` has
+        it: another site on the same server has marks like ours."""
         check_database_name(name)
         if name in protected:
             raise DatabaseProtected(
                 f'the database "{name}" is named in the settings of this site and is left alone',
                 hint="Choose another name.",
             )
-        if (database := self.database(name)) is not None:
-            self.require_mark(database)
+        if (database := self.database(name)) is None:
+            return
+        mark = self.require_mark(database)
+        if mark.of != live:
+            raise DatabaseProtected(
+                f'the database "{name}" was made for the database "{mark.of}", not for "{live}", '
+                "and is left alone",
+                hint="Choose another name, or drop it where it belongs.",
+            )
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:

@@ -217,7 +217,7 @@ class Target:
 def _check_identity(request: RestoreRequest, server: Server, live: Database | None) -> None:
     """:class:`Conflict` unless this is what somebody has looked at and confirmed."""
     confirmed = request.confirmed_oid
-    is_other = confirmed is not None and (live is None or live.oid != confirmed)
+    is_other = confirmed is not None and confirmed != (0 if live is None else live.oid)
     if is_other or request.system_identifier not in ("", server.system_identifier):
         raise Conflict(
             f'the database "{request.live}" is another one than the one that was confirmed',

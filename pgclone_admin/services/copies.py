@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..core.copy import CopyResult, copy_database
-from ..core.errors import NotAllowed
+from ..core.errors import Conflict, DatabaseProtected, NotAllowed
 from ..core.marks import Mark
 from ..core.progress import Reporter
 from ..core.server import Server
@@ -11,6 +11,10 @@ from ..databases import live_name, maintenance_params, protected_names
 from ..options import Options
 from ..settings import settings
 from .restores import close_connections, local_target
+
+REVERTIBLE = ("pre", "post", "undo", "copy", "beside")
+DROPPABLE = (*REVERTIBLE, "held", "failed")
+"""Kinds of local databases. The others belong to a run; recovery looks after them."""
 
 COPY_RATE = 400_000_000
 """Bytes per second that a server copies, for the forecast of how long clients wait: the slowest of
@@ -39,7 +43,7 @@ def copy_live(
         server.lock(live, exclusive=False)
         source = server.existing(live)
         server.check_may_create(source.owner)
-        server.check_target(name, protected_names())
+        server.check_target(name, protected_names(), live=live)
         if end_sessions:
             seconds = max(1, round(server.size(live) / COPY_RATE))
             reporter.warn(
@@ -58,14 +62,35 @@ def copy_live(
         )
 
 
-def drop_local(options: Options, name: str, reporter: Reporter) -> None:
+def drop_local(
+    options: Options, name: str, reporter: Reporter, *, confirmed_oid: int | None = None
+) -> None:
     """Drops a local database that was made here; sessions in it are ended.
 
-    :class:`DatabaseProtected` for one that was not, and for those of a run that is not over.
+    :class:`DatabaseProtected` for one that was not, and for those of a run that is not over;
+    :class:`Conflict` when it is not ``confirmed_oid``: a restore since then has made another one
+    under the same name, which may be the only way back.
     """
     live = live_name(options.database)
     with Server.connected(maintenance_params(options.database)) as server:
         reporter.phase("dropping")
         server.lock(live, exclusive=True)
-        server.check_target(name, protected_names())
+        check_droppable(server, name, live, confirmed_oid)
         server.drop(name)
+
+
+def check_droppable(server: Server, name: str, live: str, confirmed_oid: int | None) -> int:
+    """The oid of a local database of ``live`` that may be dropped; raises as :func:`drop_local`."""
+    server.check_target(name, protected_names(), live=live)
+    database = server.existing(name)
+    if confirmed_oid is not None and database.oid != confirmed_oid:
+        raise Conflict(
+            f'the database "{name}" is another one than when you confirmed',
+            hint="Nothing was dropped. Look at the list again.",
+        )
+    if server.require_mark(database).kind not in DROPPABLE:
+        raise DatabaseProtected(
+            f'the database "{name}" belongs to a run',
+            hint="Wait for its end; what a dead run has left is removed by pgclone recover.",
+        )
+    return database.oid

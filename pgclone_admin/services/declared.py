@@ -1,14 +1,25 @@
-"""What a site declares: the hooks and storage locations that staff may choose from."""
+"""What a site declares: the hooks and storage locations that staff may choose from, and what of it
+is usual for a dump."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..core.errors import NotAllowed
+from ..core.errors import NotAllowed, UnknownConfiguration
+from ..databases import replaceable_aliases
 from ..hooks.loading import parameters_of
 from ..hooks.parameters import Parameter
 from ..hooks.spec import name_of
-from ..options import HOOK_LISTS, configurations_of_settings, declared_hooks, hook_lists
+from ..options import (
+    HOOK_LISTS,
+    NO_CONFIGURATION,
+    Arguments,
+    Options,
+    configurations_of_settings,
+    declared_hooks,
+    hook_lists,
+    resolve,
+)
 from ..settings import HookSpec, settings
 
 
@@ -57,3 +68,17 @@ def declared_locations() -> list[str]:
     """Storage locations that the settings name; the usual one is the first."""
     others = (c.get("storage_location") for _name, c in configurations_of_settings())
     return list(dict.fromkeys([settings.storage_location, *filter(None, others)]))
+
+
+def usual_alias(alias: str) -> str:
+    """``alias`` where this site has it, else the one that is meant without a name."""
+    return alias if alias in replaceable_aliases() else settings.database
+
+
+def usual_options(config: str) -> tuple[str | None, Options]:
+    """The configuration that a dump was made with, if it is here, and what it says."""
+    name = config if config not in ("", NO_CONFIGURATION) else None
+    try:
+        return name, resolve(Arguments(config=name), verb="restore")
+    except UnknownConfiguration:
+        return None, resolve(Arguments(), verb="restore")

@@ -29,7 +29,8 @@ from .accounts import has_accounts
 from .actors import Actor
 from .anonymity import check_restore, require_anonymized, require_anonymized_copy
 from .audit import audit, log
-from .declared import in_declared_order
+from .copies import check_droppable
+from .declared import in_declared_order, usual_alias, usual_options
 from .restores import Variant, local_target
 
 Given = Mapping[str, Any]
@@ -171,7 +172,7 @@ def request_restore(
             location="" if options.dump_key.startswith(":") else options.storage_location,
             database=options.database,
             target=target,
-            live_oid=oid,
+            live_oid=oid or 0,
             system_identifier=identifier,
             options={"arguments": dict(given), "variant": _kept_variant(variant)},
         ),
@@ -187,12 +188,16 @@ def _check_choices(actor: Actor, given: Given, variant: Variant) -> None:
 
 
 def request_drill(actor: Actor, dump: Dump, hooks: list[str] | None = None) -> RestoreRun:
-    """A restore of a dump that stops before the swap and is dropped: proof that it restores."""
+    """A restore of a dump that stops before the swap and is dropped: proof that it restores, with
+    the hooks that a restore of it would usually run."""
     given: dict[str, Any] = {
         "dump_key": dump.key,
         "storage_location": dump.location,
-        "database": dump.database,
+        "database": usual_alias(dump.database),
     }
+    config, _options = usual_options(dump.config)
+    if config is not None:
+        given["config"] = config
     if hooks is not None:
         given["pre_swap_hooks"] = hooks
     return request_restore(actor, given, variant=Variant(), kind=Kind.DRILL)
@@ -231,7 +236,7 @@ def request_swap(actor: Actor, alias: str, *, confirmed_oid: int | None = None) 
             key=":held",
             database=alias,
             target=live,
-            live_oid=oid,
+            live_oid=oid or 0,
             system_identifier=identifier,
             options={"arguments": {"database": alias}},
         ),
@@ -256,12 +261,17 @@ def request_copy(actor: Actor, alias: str, target: str) -> RestoreRun:
     )
 
 
-def request_drop(actor: Actor, alias: str, name: str) -> RestoreRun:
-    """The end of a local database that was made here."""
+def request_drop(
+    actor: Actor, alias: str, name: str, *, confirmed_oid: int | None = None
+) -> RestoreRun:
+    """The end of a local database that was made here: of the one that has the name now, which has
+    to be ``confirmed_oid``, and of no later one."""
     actor.require(actors.COPY)
     live = live_name(alias)
     if name == live:
         raise DatabaseProtected(f'the database "{name}" is live')
+    with Server.connected(maintenance_params(alias)) as server:
+        oid = check_droppable(server, name, live, confirmed_oid)
     return _request(
         actor,
         RestoreRun(
@@ -269,6 +279,7 @@ def request_drop(actor: Actor, alias: str, name: str) -> RestoreRun:
             key=str(LocalKey.of_database(name, live)),
             database=alias,
             target=name,
+            live_oid=oid,
             options={"arguments": {"database": alias}},
         ),
     )

@@ -21,6 +21,7 @@ from pgclone_admin.core.errors import (
     UnknownHook,
     UsageError,
 )
+from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.models import Dump, Kind, RestoreRun, RunEvent, Status
 from pgclone_admin.options import Arguments, resolve
@@ -64,6 +65,16 @@ def restore(actor, **given):
     return requests.request_restore(actor, {"dump_key": KEY, **HERE, **given}, variant=Variant())
 
 
+def copied(office, kind="copy"):
+    """An empty database that passes for a local one of this site."""
+    name = f"{office.name}_{kind}"
+    if name not in office.server.databases():
+        office.server.create_database(name)
+        mark = Mark.new(name=name, kind=kind, of=office.name)
+        office.run(f'COMMENT ON DATABASE "{name}" IS %s', params=(mark.comment(),))
+    return name
+
+
 def broken_queue(monkeypatch):
     def refuse(*_args, **_options):
         raise ConnectionError(f"redis://:{CANARY}@nowhere")
@@ -84,7 +95,10 @@ ASKING = {
     ),
     "swap": (actors.RESTORE, lambda actor, office: requests.request_swap(actor, "default")),
     "copy": (actors.COPY, lambda actor, office: requests.request_copy(actor, "default", ":x_y")),
-    "drop": (actors.COPY, lambda actor, office: requests.request_drop(actor, "default", "x_y")),
+    "drop": (
+        actors.COPY,
+        lambda actor, office: requests.request_drop(actor, "default", copied(office)),
+    ),
     "pin": (
         actors.DELETE,
         lambda actor, office: requests.pin_dump(actor, made_dump(), pinned=True),
@@ -245,6 +259,26 @@ def test_f39_f48_of_restores_asked_for_at_the_same_moment_there_is_one(office):
 def test_what_is_live_cannot_be_dropped(office):
     with pytest.raises(DatabaseProtected):
         requests.request_drop(SYSTEM, "default", office.name)
+
+
+def test_what_belongs_to_a_run_and_what_was_not_confirmed_cannot_be_dropped(office):
+    with pytest.raises(DatabaseProtected, match="belongs to a run"):
+        requests.request_drop(SYSTEM, "default", copied(office, "parked"))
+    with pytest.raises(Conflict, match="another one than when you confirmed"):
+        requests.request_drop(SYSTEM, "default", copied(office), confirmed_oid=1)
+    assert not RestoreRun.objects.exists()
+
+
+def test_a_drill_proves_the_restore_that_would_be_made(office):
+    hook = {"name": "own", "code": "SELECT 1"}
+    with override_settings(PGCLONE_CONFIGS={"nightly": {"pre_swap_hooks": [hook]}}):
+        run = requests.request_drill(SYSTEM, made_dump(config="nightly", database="elsewhere"))
+    assert run.options["arguments"]["config"] == "nightly"
+    assert run.database == "default"
+    run.move(Status.CANCELLED)
+    Dump.objects.all().delete()
+    run = requests.request_drill(SYSTEM, made_dump(config="of another site"))
+    assert "config" not in run.options["arguments"]
 
 
 def test_nothing_to_restore_is_said(office):

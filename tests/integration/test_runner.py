@@ -14,10 +14,20 @@ from django.test import override_settings
 from django.utils import timezone
 
 from pgclone_admin import interrupts, runner, tasks
-from pgclone_admin.core.errors import Conflict, Interrupted, PgcloneError, StorageError, TimedOut
+from pgclone_admin.core.errors import (
+    Conflict,
+    DatabaseProtected,
+    Interrupted,
+    PgcloneError,
+    StorageError,
+    TimedOut,
+)
+from pgclone_admin.core.marks import Mark
+from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.identity import own_process, worker_name
-from pgclone_admin.models import Dump, Kind, RestoreRun, RunEvent, Status
-from pgclone_admin.services import dumps, lost, requests, restores
+from pgclone_admin.models import Configuration, Dump, Kind, RestoreRun, RunEvent, Status
+from pgclone_admin.options import Arguments, resolve
+from pgclone_admin.services import copies, dumps, lost, requests, restores
 from pgclone_admin.services.actors import Actor
 from pgclone_admin.services.refresh import refresh
 from pgclone_admin.services.restores import Variant
@@ -133,6 +143,76 @@ def test_f32_another_database_than_the_confirmed_one_is_not_replaced(office):
     assert office.oid == before
     run.refresh_from_db()
     assert "another one than the one that was confirmed" in run.error
+
+
+def test_f32_where_nothing_was_confirmed_nothing_is_replaced(office):
+    dump = asked_dump()
+    runner.run_dump(dump)
+    dump.refresh_from_db()
+    run = requests.request_restore(ADA, {**HERE, "dump_key": dump.key}, variant=Variant())
+    # As it is stored where there was no live database.
+    RestoreRun.objects.update(live_oid=0)
+    before = office.oid
+    assert tasks.run_restore(run.pk) == "conflict"
+    assert office.oid == before
+
+
+def test_a_drop_is_of_the_database_that_was_confirmed_and_of_no_later_one(office):
+    copies.copy_live(resolve(Arguments(), verb=""), ":look", SilentReporter())
+    run = requests.request_drop(ADA, "default", "look")
+    copies.copy_live(resolve(Arguments(), verb=""), ":look", SilentReporter())
+    assert tasks.run_restore(run.pk) == "conflict"
+    run.refresh_from_db()
+    assert "another one than when you confirmed" in run.error
+    run = requests.request_drop(ADA, "default", "look")
+    assert tasks.run_restore(run.pk) == "succeeded"
+    assert "look" not in office.server.databases()
+
+
+def test_what_another_site_has_made_on_the_same_server_is_left_alone(office):
+    name = "their_copy"
+    office.server.create_database(name)
+    mark = Mark.new(name=name, kind="copy", of="their_site").comment()
+    office.run(f'COMMENT ON DATABASE "{name}" IS %s', params=(mark,))
+    oid = office.server.oid(name)
+    dump = asked_dump()
+    runner.run_dump(dump)
+    dump.refresh_from_db()
+    beside = Variant(beside=f":{name}")
+    given = {**HERE, "dump_key": dump.key, "pre_swap_hooks": []}
+    for run in (
+        requests.request_copy(ADA, "default", f":{name}"),
+        requests.request_restore(ADA, given, variant=beside),
+    ):
+        assert tasks.run_restore(run.pk) == "database_protected"
+        run.refresh_from_db()
+        assert 'was made for the database "their_site"' in run.error
+    with pytest.raises(DatabaseProtected):
+        requests.request_drop(ADA, "default", name)
+    assert office.server.oid(name) == oid
+
+
+def test_a_dump_goes_where_its_row_says_whatever_the_configuration_says_by_now(office, tmp_path):
+    Configuration.objects.create(name="nightly", storage_location=str(tmp_path / "a"))
+    dump = requests.request_dump(ADA, {**HERE, "config": "nightly"})
+    Configuration.objects.update(storage_location=str(tmp_path / "b"))
+    with override_settings(PGCLONE_INSTANCE="worker"):
+        assert runner.run_dump(dump) == "succeeded"
+    dump.refresh_from_db()
+    assert (dump.location, dump.config) == (str(tmp_path / "a"), "nightly")
+    assert dump.key.startswith(f"{dump.instance}/default/nightly/")
+    assert (tmp_path / "a" / dump.key).is_file()
+    assert not (tmp_path / "b").exists()
+
+
+def test_nothing_is_kept_of_a_drill_whose_hook_has_failed(office):
+    dump = asked_dump()
+    runner.run_dump(dump)
+    dump.refresh_from_db()
+    with override_settings(PGCLONE_PRE_SWAP_HOOKS=[{"name": "broken", "code": "SELECT nonsense"}]):
+        run = requests.request_drill(ADA, dump)
+        assert tasks.run_restore(run.pk) == "hook_failed"
+    assert office.server.oid(f"{office.name}__temp") is None
 
 
 def test_what_replaces_nothing_may_meet_another_live_database(office):

@@ -11,6 +11,7 @@ from django.test import override_settings
 from pgclone_admin.core.connection import ConnectionParams
 from pgclone_admin.core.errors import ConfigurationError, InvalidName, UnknownDatabase
 from pgclone_admin.databases import (
+    is_on_same_server,
     live_name,
     maintenance_params,
     protected_names,
@@ -237,3 +238,10 @@ def test_every_database_of_the_settings_is_protected() -> None:
 def test_in_a_test_run_its_own_databases_are_protected_too() -> None:
     connections["default"].settings_dict["NAME"] = "test_live"
     assert "test_live" in protected_names()
+
+
+def test_an_address_tells_which_databases_are_on_one_server(set_databases: SetDatabases) -> None:
+    here, there = alias_settings("live", HOST="h", PORT=5432), alias_settings("live", HOST="other")
+    set_databases({"default": here, "same": alias_settings("x", HOST="h", PORT="5432"), "t": there})
+    assert is_on_same_server("same", "default")
+    assert not is_on_same_server("t", "default")
