@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 
 from .archive import Contents, Entry
 from .errors import IntegrityError
+from .names import TableName, quote_identifier
 
 _ROWS = b"\x01"
 """The type of a block of rows; the other one is that of large objects."""
@@ -27,6 +28,8 @@ _BEGINNING = struct.Struct("<cBI")
 _LENGTH = re.compile(rb"\x00(.{4})", re.DOTALL)
 _END = bytes(5)
 _COPIES = re.compile(rb"COPY .+ FROM stdin;\n*", re.DOTALL)
+_NAME = rb'(?:"(?:[^"]|"")+"|[^\s."(]+)'
+_INTO = re.compile(rb"COPY (" + _NAME + rb"\." + _NAME + rb")[ (]")
 
 SECURE_PATH = "SELECT pg_catalog.set_config('search_path', '', false);\n"
 
@@ -48,6 +51,22 @@ def tables_to_copy(contents: Contents) -> dict[int, Entry]:
     ):
         return tables
     return {}
+
+
+def loads_elsewhere(entry: Entry) -> bool:
+    """Whether the rows of an entry are put into another table: into that which is partitioned, to
+    be routed from there. pg_dump does so when it is asked to, and where values of the key may hash
+    otherwise in the new database."""
+    match = _INTO.match(entry.copy)
+    own = TableName(entry.schema or "", entry.name) if match else None
+    return own is not None and match is not None and match[1] not in _spellings(own)
+
+
+def _spellings(table: TableName) -> Iterator[bytes]:
+    """A table as pg_dump may write it: it quotes a name only where it has to."""
+    for schema in (table.schema, quote_identifier(table.schema)):
+        for name in (table.name, quote_identifier(table.name)):
+            yield f"{schema}.{name}".encode(errors="surrogateescape")
 
 
 class TableBlocks:

@@ -32,7 +32,8 @@ class IndexBuilders:
     ``command`` gives the command that builds a step. ``fed`` tells how many bytes of the archive
     were written to the loading pg_restore; between two tables that is the size of the first, but
     for what a pipe holds. ``analyze`` is called for a table whose indexes are built, while others
-    are being built. Leaving the ``with`` block ends every program.
+    are being built; ``break_off`` ends that. Unless ``early``, nothing is built before all rows are
+    there. Leaving the ``with`` block ends every program.
 
     What takes longest is begun first. Who loads rows with more than one session is lent the others,
     and what can as well be built later gives way to that.
@@ -45,10 +46,14 @@ class IndexBuilders:
         *,
         jobs: int,
         analyze: Callable[[TableName], None] = lambda _table: None,
+        break_off: Callable[[], None] = lambda: None,
+        early: bool = True,
     ) -> None:
         self._command = command
         self._fed = fed
         self._analyze = analyze
+        self._break_off = break_off
+        self._early = early
         self._fed_before = 0
         self._plans: Iterator[TablePlan] = iter(())
         self._small: list[TablePlan] = []
@@ -89,6 +94,7 @@ class IndexBuilders:
             self._stopped = True
             running = list(self._running)
             self.changed.notify_all()
+        self._break_off()
         for child in running:
             child.terminate()
         for thread in self._threads:
@@ -135,7 +141,7 @@ class IndexBuilders:
 
     def _table_is_loaded(self, plan: TablePlan, size: int) -> None:
         self._loaded += size
-        if size < LARGE_TABLE:
+        if size < LARGE_TABLE or not self._early:
             self._small.append(plan)
             return
         plan.size = size

@@ -39,13 +39,14 @@ def create_extensions(
             match = _IN_SCHEMA.search(entry.definition)
             schema = schemas.get(match[1]) if match else None
             try:
-                if schema is not None and schema.dump_id not in done:
+                if schema is not None and schema.dump_id not in done and _is_made(schema):
                     _create_schema(cursor, schema, owner)
                     done.add(schema.dump_id)
                 _create_extension(cursor, entry, owner)
             except psycopg2.Error as error:
+                reason = error.diag.message_primary or str(error)
                 raise RestoreFailed(
-                    f'the extension "{entry.name}" cannot be created: {error.diag.message_primary}',
+                    f'the extension "{entry.name}" cannot be created: {reason}',
                     hint="The live database was not touched.",
                 ) from error
         for dump_id, statements in contents.outline.wrapper_grants.items():
@@ -72,6 +73,12 @@ def _grant_wrapper(cursor: Any, statements: str) -> bool:
         except psycopg2.Error:
             done = False
     return done
+
+
+def _is_made(schema: Entry) -> bool:
+    """Not so for "public" with another owner than usual: it is in every new database, and its entry
+    holds a comment instead of a statement."""
+    return not schema.definition.lstrip().startswith("--")
 
 
 def _create_schema(cursor: Any, schema: Entry, owner: str | None) -> None:

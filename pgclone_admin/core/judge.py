@@ -23,6 +23,8 @@ MOST_ERRORS = 100_000
 """Errors of one pg_restore that are kept; with more the restore has failed. A role that does not
 exist here makes one for every object with a grant to it."""
 
+UNREADABLE = "\N{REPLACEMENT CHARACTER}"
+
 _FROM_ENTRY = re.compile(r"pg_restore: from TOC entry \d+; \d+ \d+ (.*)")
 _ERROR = re.compile(r"pg_restore: error: (.*)", re.DOTALL)
 _CREATING = re.compile(r"pg_restore: creating (.*)")
@@ -77,7 +79,8 @@ class RestoreError:
     @property
     def can_be_judged(self) -> bool:
         """Whether a second try may prove it harmless; everything else fails the restore."""
-        if self.command is None:
+        # Not what is in another encoding than it was read in: it would be another statement.
+        if self.command is None or UNREADABLE in self.command:
             return False
         return self.retryable or self.is_setting or self.is_a(*_JUDGED_KINDS, *self.tolerated)
 

@@ -22,7 +22,8 @@ from pathlib import Path
 import psycopg2
 
 from .archive import Contents, Entry, OpenedArchive, Section
-from .blocks import TableBlocks, tables_to_copy
+from .blocks import TableBlocks, loads_elsewhere, tables_to_copy
+from .breaking import Breakable
 from .build import IndexBuilders
 from .connection import ConnectionParams, one_row
 from .errors import PgcloneError, ProcessFailed, RestoreFailed
@@ -39,7 +40,7 @@ from .preflight import left_out
 from .process import Child
 from .programs import Command, Program, parse_command, restore_command
 from .progress import Reporter
-from .rows import RowLoader, open_row_session
+from .rows import RowLoader, prepare_row_session
 from .server import remove_session_limits
 from .steps import Step, batched, plan_foreign_keys, plan_tables
 from .temporary import LISTS, own_prefix
@@ -120,6 +121,7 @@ class _Loader:
         self._tolerated = tolerated
         self._fed = 0
         self._use_tablespaces = True
+        self._analyzing = Breakable()
         self.report = LoadReport()
 
     def load_in_one_pass(self) -> None:
@@ -134,7 +136,13 @@ class _Loader:
         without = frozenset() if is_superuser else contents.outline.superuser_only.keys()
         without_first = done | without
         with IndexBuilders(
-            self._build_command, lambda: self._fed, jobs=jobs, analyze=self._analyze
+            self._build_command,
+            lambda: self._fed,
+            jobs=jobs,
+            analyze=self._analyze,
+            break_off=self._analyzing.break_all,
+            # Rows of one entry may go into the table of another one then: it is never complete.
+            early=not any(loads_elsewhere(entry) for entry in contents.entries),
         ) as builders:
             builders.begin(*plan_tables(contents.entries))
             if tables := tables_to_copy(contents):
@@ -170,7 +178,8 @@ class _Loader:
         errors = self._run_listed(first, retryable=False)
         blocks = TableBlocks(self._archive.data(), tables)
         with RowLoader(
-            lambda: open_row_session(self._target, contents.outline),
+            self._target.connect,
+            lambda connection: prepare_row_session(connection, contents.outline),
             builders,
             self._reporter,
             self.report,
@@ -190,8 +199,10 @@ class _Loader:
     def _analyze(self, table: TableName) -> None:
         """Now, while others are being built, it costs no time of its own."""
         with (
-            contextlib.suppress(psycopg2.Error, PgcloneError),  # it is done at the end then
+            # It is done at the end then; also for a name in another encoding than UTF-8.
+            contextlib.suppress(psycopg2.Error, PgcloneError, UnicodeError),
             self._target.session() as connection,
+            self._analyzing.held(connection),
             connection.cursor() as cursor,
         ):
             remove_session_limits(connection)

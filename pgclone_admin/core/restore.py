@@ -172,8 +172,8 @@ def _restore(
         names, live = target.names, target.live
         made = target.mark(names.temporary, "temporary", source)
         temporary, report = build(target.server, target.model, made)
-        report.tell(reporter)
         with dropped_on_error(target.server, temporary, keep_failed=request.keep_failed):
+            report.tell(reporter)
             agreed = None
             if live is not None and request.beside is None:
                 agreed = target.keep_definitions(temporary)

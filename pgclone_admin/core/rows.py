@@ -7,13 +7,11 @@ ends, so each session gets whole rows, and rows that were neighbors mostly stay 
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -22,8 +20,9 @@ import psycopg2
 
 from .archive import Entry, Outline
 from .blocks import named
+from .breaking import Breakable
 from .build import IndexBuilders
-from .connection import Connection, ConnectionParams
+from .connection import Connection
 from .errors import RestoreFailed
 from .judge import LoadReport, Tolerated
 from .pieces import PIECE, Piece, cut
@@ -40,9 +39,8 @@ PATIENCE = 0.5
 _ENCODING = re.compile(r"SET client_encoding = '([^']+)';\s*")
 
 
-def open_row_session(target: ConnectionParams, outline: Outline) -> Connection:
-    """A connection whose session is as that of pg_restore is when it loads rows."""
-    connection = target.connect()
+def prepare_row_session(connection: Connection, outline: Outline) -> None:
+    """Makes the session as that of pg_restore is when it loads rows."""
     try:
         remove_session_limits(connection)
         encoding = _ENCODING.fullmatch(outline.settings.get("ENCODING", ""))
@@ -60,12 +58,8 @@ def open_row_session(target: ConnectionParams, outline: Outline) -> Connection:
         with connection.cursor() as cursor:
             for name, value in settings.items():
                 cursor.execute("SELECT pg_catalog.set_config(%s, %s, false)", [name, value])
-    except BaseException as error:
-        connection.close()
-        if isinstance(error, psycopg2.Error):
-            raise explained(error, "no session to load rows with can be opened") from error
-        raise
-    return connection
+    except psycopg2.Error as error:
+        raise explained(error, "no session to load rows with can be opened") from error
 
 
 @dataclass
@@ -84,14 +78,16 @@ class _Table:
 class RowLoader:
     """Threads with a session each, of which ``jobs`` load rows at most.
 
-    ``connect`` opens a session. Sessions beyond the first are lent by ``builders``. A COPY that is
-    refused before its first row with one of the ``tolerated`` errors is listed in ``report``, and
-    its table left empty. Leaving the ``with`` block ends every session; a COPY under way is undone.
+    ``connect`` opens a session and ``prepare`` makes it ready. Sessions beyond the first are lent
+    by ``builders``, and nobody waits for one that is slow to come. A COPY that is refused before
+    its first row with one of the ``tolerated`` errors is listed in ``report``, and its table left
+    empty. Leaving the ``with`` block ends every session; a COPY under way is undone.
     """
 
     def __init__(
         self,
         connect: Callable[[], Connection],
+        prepare: Callable[[Connection], None],
         builders: IndexBuilders,
         reporter: Reporter,
         report: LoadReport,
@@ -101,6 +97,7 @@ class RowLoader:
         secrets: Collection[str] = (),
     ) -> None:
         self._connect = connect
+        self._prepare = prepare
         self._builders = builders
         self._changed = builders.changed
         self._reporter = reporter
@@ -110,7 +107,8 @@ class RowLoader:
         self._table: _Table | None = None
         self._stopped = False
         self._failure: Exception | None = None
-        self._connections: set[Connection] = set()
+        self._breakable = Breakable()
+        self._connecting: set[threading.Thread] = set()
         self._idle_helpers = 0
         self.most_sessions = 0
         """How many have loaded one table at the same time."""
@@ -137,11 +135,12 @@ class RowLoader:
             self._stopped = True
             self._builders.give_way = lambda: False
             if error is not None:
-                for connection in self._connections:
-                    _break(connection)
+                self._breakable.break_all()
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join()
+            # One that still waits for a server to answer ends by itself then, and has done nothing.
+            while thread.is_alive() and thread not in self._connecting:
+                thread.join(PATIENCE)
 
     def load(self, entry: Entry, texts: Iterable[bytes]) -> int:
         """Loads the rows of one table; returns their bytes. When it returns they are committed.
@@ -195,29 +194,28 @@ class RowLoader:
         )
 
     def _work(self, helps: bool) -> None:
-        connection: Connection | None = None
-        while (table := self._next(helps)) is not None:
-            problem: Exception | None = None
-            try:
-                if connection is None:
-                    connection = self._open()
-                self._copy(connection, table, helps)
-            except Exception as error:  # noqa: BLE001 - told to the thread that waits
-                problem = error
-            with self._changed:
-                # Together: who waits for the session to leave must see why it does.
-                if problem is not None and not (helps and connection is None):
-                    self._failure = self._failure or problem
-                table.sessions -= 1
-                if helps:
-                    self._builders.take_back()
-                self._changed.notify_all()
-            if problem is not None:
-                break
-        if connection is not None:
-            with self._changed:
-                self._connections.discard(connection)
-            connection.close()
+        with ExitStack() as stack:
+            connection: Connection | None = None
+            while (table := self._next(helps)) is not None:
+                problem: Exception | None = None
+                has_joined = not helps
+                try:
+                    connection = connection or self._open(stack)
+                    has_joined = has_joined or self._join(table)
+                    if has_joined:
+                        self._copy(connection, table, helps)
+                except Exception as error:  # noqa: BLE001 - told to the thread that waits
+                    problem = error
+                with self._changed:
+                    # Together: who waits for the session to leave must see why it does.
+                    if problem is not None and not (helps and connection is None):
+                        self._failure = self._failure or problem
+                    table.sessions -= has_joined
+                    if helps:
+                        self._builders.take_back()
+                    self._changed.notify_all()
+                if problem is not None:
+                    break
 
     def _next(self, helps: bool) -> _Table | None:
         """Waits for a table to load rows of; ``None`` at the end."""
@@ -230,19 +228,40 @@ class RowLoader:
                 else:
                     may_begin = table is not None and bool(table.pieces) and not table.is_begun
                 if table is not None and may_begin:
-                    table.is_begun = True
-                    table.sessions += 1
-                    self.most_sessions = max(self.most_sessions, table.sessions)
+                    if not helps:
+                        table.is_begun = True
+                        self._count(table)
                     self._idle_helpers -= helps
                     return table
                 self._changed.wait()
         return None
 
-    def _open(self) -> Connection:
-        connection = self._connect()
-        with self._changed:
-            self._connections.add(connection)
+    def _open(self, stack: ExitStack) -> Connection:
+        """A session until the end of ``stack``; the server may not even answer."""
+        thread = threading.current_thread()
+        self._connecting.add(thread)
+        try:
+            connection = self._connect()
+            stack.callback(connection.close)
+            stack.enter_context(self._breakable.held(connection))
+        finally:
+            self._connecting.discard(thread)
+        self._prepare(connection)
         return connection
+
+    def _join(self, table: _Table) -> bool:
+        """Whether a session still has something to do for a table, which waits for it then."""
+        with self._changed:
+            if self._stopped:
+                raise _Abandoned
+            if table.has_ended and not table.pieces:
+                return False
+            self._count(table)
+            return True
+
+    def _count(self, table: _Table) -> None:
+        table.sessions += 1
+        self.most_sessions = max(self.most_sessions, table.sessions)
 
     def _copy(self, connection: Connection, table: _Table, helps: bool) -> None:
         rows = _Rows(lambda: self._take(table, rows, helps))
@@ -309,12 +328,3 @@ class _Rows:
 
     readline = read
     """Asked for by the type of the argument, and not used."""
-
-
-def _break(connection: Connection) -> None:
-    """Wakes a thread that waits for the server, which may not answer any more."""
-    with (
-        suppress(psycopg2.Error, OSError),
-        socket.socket(fileno=os.dup(connection.fileno())) as shared,
-    ):
-        shared.shutdown(socket.SHUT_RDWR)

@@ -174,6 +174,26 @@ def test_an_extension_that_only_the_first_role_may_create_is_created_by_it(
 
 
 @pytest.mark.skipif(15 not in available(), reason="needs extensions that come with PostgreSQL 15")
+def test_an_extension_in_a_public_schema_that_somebody_else_owns_comes_back(
+    own_pg, make_site, storage_root
+):
+    """As after an upgrade from a version before 15: the archive holds an entry without a statement
+    for the schema, which is in every database."""
+    server = own_pg(15)
+    site = make_site(server, empty=True)
+    site.run("ALTER SCHEMA public OWNER TO app; CREATE EXTENSION hstore", user="postgres")
+    site.run("CREATE TABLE pair AS SELECT hstore('a', '1') AS kept")
+    before = site.fingerprint()
+    key = foreign(storage_root, site.archive())
+    site.run("DROP TABLE pair")
+
+    restore(site, key, storage_root, user="postgres", trust_foreign=True)
+
+    # The schema belongs to pg_database_owner then, which is the same role.
+    assert site.fingerprint().without("schemas") == before.without("schemas")
+
+
+@pytest.mark.skipif(15 not in available(), reason="needs extensions that come with PostgreSQL 15")
 def test_servers_of_a_foreign_data_wrapper_come_back(own_pg, make_site, storage_root):
     server = own_pg(15)
     site = make_site(server, empty=True)

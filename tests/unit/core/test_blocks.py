@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgclone_admin.core.archive import Contents, Entry, OpenedArchive
-from pgclone_admin.core.blocks import TableBlocks, named, tables_to_copy
+from pgclone_admin.core.blocks import TableBlocks, loads_elsewhere, named, tables_to_copy
 from pgclone_admin.core.errors import IntegrityError
 from tests.support.postgres import PostgresServer
 from tests.support.sites import Site
@@ -55,6 +55,28 @@ def read(data: bytes, *numbers: int, size: int = 1 << 20) -> tuple[dict[int, byt
     blocks = TableBlocks(in_parts(data, size), {number: table(number) for number in numbers})
     rows = {entry.dump_id: b"".join(texts) for entry, texts in blocks.tables()}
     return rows, b"".join(blocks.rest())
+
+
+@pytest.mark.parametrize(
+    ("schema", "name", "statement", "elsewhere"),
+    [
+        ("public", "p0", "COPY public.p0 (id) FROM stdin;", False),
+        ("public", "p0", "COPY public.p0 FROM stdin;", False),
+        ("public", "p0", "COPY public.root (id) FROM stdin;", True),
+        ("parts", "p0", "COPY public.p0 (id) FROM stdin;", True),
+        ("A b", 'q"', 'COPY "A b"."q""" ("x y") FROM stdin;', False),
+        ("public", "order", 'COPY public."order" (id) FROM stdin;', False),
+        ("public", "x.y", 'COPY public."x.y" (id) FROM stdin;', False),
+        ("public", "Gr\udcf6\udcdfe", 'COPY public."Gr\udcf6\udcdfe" (i) FROM stdin;', False),
+        ("public", "p0", "", False),
+        ("", "p0", "COPY p0 (id) FROM stdin;", False),
+    ],
+)
+def test_rows_that_are_put_into_another_table_are_told_apart(
+    schema: str, name: str, statement: str, elsewhere: bool
+) -> None:
+    copy = f"{statement}\n".encode(errors="surrogateescape")
+    assert loads_elsewhere(replace(table(1, name, schema), copy=copy)) is elsewhere
 
 
 # -- reading --------------------------------------------------------------------------------------

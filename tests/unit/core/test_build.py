@@ -210,6 +210,20 @@ def test_the_indexes_of_a_large_table_are_built_when_the_next_table_begins(
         assert running.built == {4, 5}
 
 
+def test_nothing_is_built_before_the_end_where_rows_go_from_one_table_to_another(
+    programs: Programs,
+) -> None:
+    programs.does(4, steps=(touch(programs.begun(4)),))
+    with IndexBuilders(programs.command, lambda: programs.fed, jobs=3, early=False) as running:
+        running.begin([plan([4]), plan([5])], [])
+        running.table_is_loaded(LARGE_TABLE)
+        assert not programs.begins(4)
+        running.table_is_loaded(LARGE_TABLE)
+        running.data_is_loaded()
+        assert running.finish() == []
+        assert running.built == {4, 5}
+
+
 def test_those_of_small_tables_wait_for_the_end_and_share_a_program(programs: Programs) -> None:
     programs.does(1, steps=(kill_self("KILL"),))
     with builders(programs, jobs=1) as running:

@@ -99,6 +99,9 @@ class FakeServer:
             self.opened += 1
             return FakeConnection(self, self.opened)
 
+    def prepare(self, _connection: Any) -> None:
+        pass
+
 
 class FakeConnection:
     def __init__(self, server: FakeServer, number: int) -> None:
@@ -145,6 +148,7 @@ def loading(
         IndexBuilders(command, lambda: 0, jobs=jobs) as builders,
         RowLoader(
             server.connect,
+            server.prepare,
             builders,
             reporter or SilentReporter(),
             options.pop("report", LoadReport()),
@@ -224,6 +228,39 @@ def test_helpers_that_cannot_connect_are_done_without(server: FakeServer) -> Non
         assert all_of(server) == b"".join(LINES)
         server.taken.clear()
         server.opened = server.closed = 0
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_helper_that_gets_no_answer_keeps_nobody_waiting(
+    server: FakeServer, is_cancelled: bool
+) -> None:
+    answers = threading.Event()
+    connect = server.connect
+
+    def connect_later() -> Any:
+        if threading.current_thread().name != "pgclone rows 0":
+            answers.wait(60)
+        return connect()
+
+    server.connect = connect_later  # type: ignore[method-assign]
+    server.seconds = 0.001
+    begun = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        if is_cancelled:
+            stack.enter_context(pytest.raises(Cancelled))
+        loader, _builders = stack.enter_context(loading(server, jobs=3))
+        loader.load(TABLE, LINES)
+        if is_cancelled:
+            raise Cancelled
+    assert time.monotonic() - begun < 20
+    assert loader.most_sessions == 1
+    assert all_of(server) == b"".join(LINES)
+    # What comes too late is not used.
+    answers.set()
+    for thread in loader._threads:
+        thread.join(20)
+    assert server.taken.keys() == {1}
 
 
 def test_a_server_that_cannot_be_reached_fails_the_load(server: FakeServer) -> None:
