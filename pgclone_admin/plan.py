@@ -202,8 +202,8 @@ def make_plan(
         plan.live_size = server.size(live.name)
     if live is not None and plan.replaces:
         plan.sessions = len(server.sessions(live.oid))
-        _foretell_copies(plan, key, server, names, reversible=question.reversible)
         plan.held = question.hold
+        _foretell_copies(plan, key, server, names, reversible=question.reversible)
         _look_at_kept_tables(plan, question, server, live)
     try:
         if isinstance(key, LocalKey):
@@ -221,7 +221,10 @@ def make_plan(
 def _foretell_copies(
     plan: Plan, key: DumpKey | LocalKey, server: Server, names: RestoreNames, *, reversible: bool
 ) -> None:
-    if isinstance(key, LocalKey):
+    if plan.held:
+        # What becomes of the live database is decided when it is swapped in.
+        plan.drops = [":held"] if server.database(names.held) is not None else []
+    elif isinstance(key, LocalKey):
         plan.keeps = [str(key), ":undo"]
     elif reversible:
         plan.keeps = [":pre", ":post"]
@@ -246,6 +249,7 @@ def _add_up(plan: Plan, key: DumpKey | LocalKey, server: Server, names: RestoreN
     if plan.restored_size is None:
         return
     there = {"live": names.live, ":pre": names.pre, ":post": names.post, ":undo": names.undo}
+    there[":held"] = names.held
     if names.beside:
         there[plan.database] = names.beside
     for label, name in there.items():

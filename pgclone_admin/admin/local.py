@@ -29,7 +29,7 @@ from ..settings import settings
 from . import formats
 from .local_form import KINDS, CopyForm, alias_of
 from .restore import Outlooks, RestorePages, live_oid, status_of
-from .restore_form import ConfirmForm, Source, usual_hooks
+from .restore_form import ConfirmForm, Source, SwapForm, usual_hooks
 from .shared import actor_of, link_to, require
 
 
@@ -282,11 +282,14 @@ class LocalDatabaseAdmin(RestorePages):
         alias = alias_of(row) or ""
         live = live_name(alias)
         error: PgcloneError | None = None
-        confirm = ConfirmForm(request.POST if request.method == "POST" else None, name=live)
-        if request.method == "POST" and confirm.is_valid():
+        data = request.POST if request.method == "POST" else None
+        confirm, form = ConfirmForm(data, name=live), SwapForm(data)
+        if form.is_valid() and confirm.is_valid():
             oid = confirm.cleaned_data["confirm_oid"]
             try:
-                run = requests.request_swap(actor_of(request), alias, confirmed_oid=oid)
+                run = requests.request_swap(
+                    actor_of(request), alias, form.given(), confirmed_oid=oid
+                )
             except PgcloneError as failure:
                 error = failure
             else:
@@ -308,6 +311,7 @@ class LocalDatabaseAdmin(RestorePages):
             is_below=True,
             facts=self._facts(row),
             live=live,
+            form=form,
             confirm=confirm,
             error=error,
             refusal=None if settings.allow_restore else _refusals()["restore"],

@@ -208,7 +208,10 @@ def _one_space(space: Space) -> str:
 
 def _back(plan: Plan, *, is_held: bool) -> str:
     if is_held:
-        return _("Nothing is replaced yet. The held database can be dropped at any time.")
+        return _(
+            "Nothing is replaced yet, and the held database can be dropped at any time. What is "
+            "kept to come back to, and what runs after the swap, is asked when it is swapped in."
+        )
     if not plan.replaces:
         return _("Nothing is replaced. The new database can be dropped at any time.")
     if ":undo" in plan.keeps:

@@ -1,7 +1,8 @@
 """The page on which a restore is planned and confirmed, of a dump and of a local database alike.
 
-What is chosen stands in the address, so looking at a plan is reading. Confirming posts the very
-choices that the plan was made of, with the oid of the database that it spoke of.
+What is chosen stands in the address, so looking at a plan is reading; where hooks have parameters
+it is posted, as a value may be a password. Confirming posts the very choices that the plan was made
+of, with the oid of the database that it spoke of.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from .restore_form import (
 from .shared import ReadingAdmin, actor_of, require
 
 LOOKED = "looked"
-"""Stands in the address when the choices in it are those of a person."""
+"""Says that the choices are those of a person, who wants to see their plan."""
 
 STATUSES: dict[type[PgcloneError], int] = {Conflict: 409, NotAllowed: 403}
 
@@ -89,7 +90,7 @@ class RestorePages(ReadingAdmin):
         ]
 
     def restore_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """GET shows the choices and their plan; POST makes the run."""
+        """Shows the choices and their plan, or makes the run when that is confirmed."""
         require(request, RESTORE)
         row = self.find(request, object_id)
         try:
@@ -101,7 +102,8 @@ class RestorePages(ReadingAdmin):
             return self._restore_page(request, row, None, error, status=status_of(error))
         asked = Asked(form)
         if form.is_valid():
-            if request.method == "POST" and (run := self._confirmed(request, asked)) is not None:
+            confirms = request.method == "POST" and LOOKED not in request.POST
+            if confirms and (run := self._confirmed(request, asked)) is not None:
                 self.says(request, run, _("Run #%(pk)s is queued.") % {"pk": run.pk})
                 return self.after(request, run)
             _look(asked, request, outlook)

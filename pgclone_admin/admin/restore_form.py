@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.core.exceptions import ValidationError
@@ -18,7 +18,7 @@ from ..options import declared_hooks
 from ..services.accounts import has_accounts, staff_names
 from ..services.declared import declared_parameters, hook_names, in_declared_order
 from ..services.restores import Variant, local_target
-from ..settings import HookSpec
+from ..settings import HookSpec, settings
 
 OVER, BESIDE, HOLD = "over", "beside", "hold"
 
@@ -58,8 +58,59 @@ class Source:
         }
 
 
-class RestoreForm(forms.Form):
+class HookForm(forms.Form):
+    """Hooks that are chosen by their names, and fields for the parameters that they declare."""
+
+    LISTS: ClassVar[Mapping[str, str]] = {}
+    """Which field chooses from which list of the settings."""
+
+    parameters: Mapping[str, Parameter]
+
+    def add_hooks(self) -> None:
+        for field, option in self.LISTS.items():
+            hooks: Any = self.fields[field]
+            hooks.choices = [(name, name) for name in hook_names(option)]
+            if not hooks.choices:
+                del self.fields[field]
+        self.parameters = {
+            f"{PARAMETER}{name}": parameter
+            for option in self.LISTS.values()
+            for name, parameter in declared_parameters(option).items()
+        }
+        self.fields |= {name: _field_of(each) for name, each in self.parameters.items()}
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = self.cleaned_data
+        for name, parameter in self.parameters.items():
+            if cleaned.get(name):
+                try:
+                    parameter.value_of(cleaned[name])
+                except PgcloneError as error:
+                    self.add_error(
+                        name, ValidationError("%(text)s", params={"text": error.hint or error})
+                    )
+        return cleaned
+
+    def chosen_hooks(self) -> dict[str, Any]:
+        """The arguments that say which hooks run, and with what."""
+        given: dict[str, Any] = {
+            option: in_declared_order(option, self.cleaned_data[field])
+            for field, option in self.LISTS.items()
+            if field in self.cleaned_data
+        }
+        asked: dict[str, Any] = {}
+        for option in self.LISTS.values():
+            asked |= declared_parameters(option, given.get(option, []))
+        filled = {name: self.cleaned_data.get(f"{PARAMETER}{name}") for name in asked}
+        if params := {name: str(value) for name, value in filled.items() if value}:
+            given["hook_params"] = params
+        return given
+
+
+class RestoreForm(HookForm):
     """Every choice; always bound, so that the plan is one of what is shown."""
+
+    LISTS: ClassVar = {"hooks": "pre_swap_hooks", "post_swap_hooks": "post_swap_hooks"}
 
     database = forms.ChoiceField(label=_("Database"))
     what = forms.ChoiceField(
@@ -100,17 +151,7 @@ class RestoreForm(forms.Form):
         database.choices = [(alias, _database_label(alias)) for alias in choices]
         if len(choices) == 1:
             database.widget = forms.HiddenInput()
-        for field, option in (("hooks", "pre_swap_hooks"), ("post_swap_hooks", "post_swap_hooks")):
-            hooks: Any = self.fields[field]
-            hooks.choices = [(name, name) for name in hook_names(option)]
-            if not hooks.choices:
-                del self.fields[field]
-        self.parameters = {
-            f"{PARAMETER}{name}": parameter
-            for option in ("pre_swap_hooks", "post_swap_hooks")
-            for name, parameter in declared_parameters(option).items()
-        }
-        self.fields |= {name: _field_of(each) for name, each in self.parameters.items()}
+        self.add_hooks()
         given = data.get("database")
         alias = given if given in choices else source.alias
         staff = staff_names(alias) if alias in choices else []
@@ -129,15 +170,7 @@ class RestoreForm(forms.Form):
         return "accounts" in self.fields
 
     def clean(self) -> dict[str, Any]:
-        cleaned: dict[str, Any] = self.cleaned_data
-        for name, parameter in self.parameters.items():
-            if cleaned.get(name):
-                try:
-                    parameter.value_of(cleaned[name])
-                except PgcloneError as error:
-                    self.add_error(
-                        name, ValidationError("%(text)s", params={"text": error.hint or error})
-                    )
+        cleaned = super().clean()
         alias = cleaned.get("database")
         if alias is None:
             return cleaned
@@ -168,28 +201,18 @@ class RestoreForm(forms.Form):
         given: dict[str, Any] = {
             "dump_key": self.source.key,
             "database": self.alias,
-            "pre_swap_hooks": in_declared_order("pre_swap_hooks", chosen.get("hooks", [])),
+            "pre_swap_hooks": [],
             "reversible": chosen.get("reversible", False),
+            **self.chosen_hooks(),
         }
-        if "post_swap_hooks" in chosen:
-            given["post_swap_hooks"] = in_declared_order(
-                "post_swap_hooks", chosen["post_swap_hooks"]
-            )
-        if params := self._params(given):
-            given["hook_params"] = params
+        if chosen["what"] == HOLD:
+            # Asked for when it is swapped in.
+            given |= {"reversible": False, "post_swap_hooks": []}
         if self.source.location is not None:
             given["storage_location"] = self.source.location
         if self.source.config is not None:
             given["config"] = self.source.config
         return given
-
-    def _params(self, given: Mapping[str, Any]) -> dict[str, str]:
-        """What was filled in for the hooks that were chosen."""
-        asked: dict[str, Any] = {}
-        for option in ("pre_swap_hooks", "post_swap_hooks"):
-            asked |= declared_parameters(option, given.get(option, []))
-        filled = {name: self.cleaned_data.get(f"{PARAMETER}{name}") for name in asked}
-        return {name: str(value) for name, value in filled.items() if value}
 
     def variant(self) -> Variant:
         chosen = self.cleaned_data
@@ -200,6 +223,31 @@ class RestoreForm(forms.Form):
             trust_foreign=chosen.get("trust_foreign", False),
             accounts=chosen.get("accounts", []),
         )
+
+
+class SwapForm(HookForm):
+    """What is chosen when a held restore is swapped in."""
+
+    LISTS: ClassVar = {"post_swap_hooks": "post_swap_hooks"}
+
+    reversible = forms.BooleanField(
+        label=_("Keep what is live now as :pre, and what is swapped in as :post"),
+        required=False,
+        help_text=_("Otherwise there is no way back: what is live now is dropped."),
+    )
+    post_swap_hooks = forms.MultipleChoiceField(
+        label=_("Hooks after the swap"), required=False, widget=forms.CheckboxSelectMultiple
+    )
+
+    def __init__(self, data: Mapping[str, Any] | None = None) -> None:
+        usual = usual_hooks("post_swap_hooks", settings.post_swap_hooks)
+        super().__init__(
+            data, initial={"reversible": settings.reversible, "post_swap_hooks": usual}
+        )
+        self.add_hooks()
+
+    def given(self) -> dict[str, Any]:
+        return {"reversible": self.cleaned_data["reversible"], **self.chosen_hooks()}
 
 
 def _field_of(parameter: Parameter) -> forms.Field:

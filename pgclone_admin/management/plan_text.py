@@ -59,6 +59,8 @@ def _effect(plan: Plan) -> Iterator[str]:
     yield from _space(plan)
     if plan.keeps:
         yield _line("keeps", f"{', '.join(plan.keeps)} to go back to")
+    elif plan.held:
+        yield _line("keeps", '"pgclone swap" decides whether there is something to go back to')
     elif plan.replaces:
         yield _line("keeps", "nothing to go back to; --reversible would")
     if plan.drops:

@@ -218,13 +218,25 @@ def request_verification(actor: Actor, dump: Dump) -> RestoreRun:
     )
 
 
-def request_swap(actor: Actor, alias: str, *, confirmed_oid: int | None = None) -> RestoreRun:
-    """The swap of a restore that is held; ``confirmed_oid`` as for :func:`request_restore`."""
+def request_swap(
+    actor: Actor,
+    alias: str,
+    given: Given | None = None,
+    *,
+    confirmed_oid: int | None = None,
+) -> RestoreRun:
+    """The swap of a restore that is held: ``given`` says whether it can be gone back from, and
+    which hooks run after it. ``confirmed_oid`` as for :func:`request_restore`."""
     actor.require(actors.RESTORE)
     if not settings.allow_restore:
         raise NotAllowed("restores are not allowed here: PGCLONE_ALLOW_RESTORE is False")
     live = live_name(alias)
-    options = resolve(Arguments(database=alias), verb="restore")
+    given = {**(given or {}), "database": alias}
+    options = resolve(Arguments(**given), verb="restore")
+    if actor.user is not None:
+        in_declared_order("post_swap_hooks", given.get("post_swap_hooks") or [])
+    hooks = load_hooks(options.post_swap_hooks, stage=Stage.POST_SWAP, params=options.hook_params)
+    check_params(options.given_params, hooks)
     if options.require_anonymized:
         require_anonymized_copy(alias, RestoreNames(live, None).held)
     oid, identifier = _identity(options, live)
@@ -238,7 +250,7 @@ def request_swap(actor: Actor, alias: str, *, confirmed_oid: int | None = None) 
             target=live,
             live_oid=oid or 0,
             system_identifier=identifier,
-            options={"arguments": {"database": alias}},
+            options={"arguments": given},
         ),
     )
 

@@ -181,6 +181,36 @@ def test_a_held_restore_is_swapped_in_by_the_name_of_the_live_database(pages, he
     assert str(pages.site.oid) == str(held.oid)
 
 
+def test_who_swaps_a_held_restore_in_decides_on_the_way_back_and_on_hooks(pages, held):
+    client = pages.client(RESTORE)
+    url, was_live = url_of("swap", held), pages.site.oid
+    ran = {
+        "name": "mark it",
+        "code": "CREATE TABLE after_the_swap AS SELECT {word} AS word",
+        "parameters": [{"name": "word"}],
+    }
+    with override_settings(PGCLONE_POST_SWAP_HOOKS=[ran], PGCLONE_REVERSIBLE=False):
+        text = client.get(url).content.decode()
+        assert "Otherwise there is no way back: what is live now is dropped." in text
+        posted = {
+            "confirm_oid": str(was_live),
+            "confirm_name": pages.site.name,
+            "reversible": "on",
+            "post_swap_hooks": ["mark it"],
+        }
+        missing = client.post(url, posted)
+        assert missing.status_code == 400
+        assert "The parameter &quot;word&quot; has no value" in missing.content.decode()
+        unknown = client.post(url, {**posted, "post_swap_hooks": ["flush"]})
+        assert "Select a valid choice" in unknown.content.decode()
+        assert not RestoreRun.objects.exists()
+        assert client.post(url, {**posted, "param-word": "it's on"}).status_code == 302
+        run = RestoreRun.objects.get()
+        assert runner.run_restore(run) == "succeeded"
+    assert pages.site.server.oid(f"{pages.site.name}__pre") == was_live
+    assert pages.site.run("SELECT word FROM after_the_swap") == [("it's on",)]
+
+
 def test_a_database_is_copied_and_dropped(pages):
     client = pages.client(COPY)
     url = reverse("admin:pgclone_admin_localdatabase_copy")

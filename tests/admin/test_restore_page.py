@@ -257,6 +257,7 @@ def test_beside_the_live_database_needs_a_name_and_no_confirmation(pages, dump):
     assert "confirm_name" not in text
     assert "Your account:" not in text
 
+    del chosen["looked"]
     assert client.post(url_of(dump), chosen).status_code == 302
     run = RestoreRun.objects.get()
     assert (run.target, run.options["variant"]["beside"]) == ("review", ":review")
@@ -423,3 +424,20 @@ def test_accounts_of_another_database_are_not_carried(pages, dump):
         requests.request_restore(
             Actor.of(user), {"dump_key": dump.key}, variant=Variant(accounts=["x"])
         )
+
+
+def test_what_is_held_replaces_nothing_and_asks_for_the_way_back_later(pages, dump):
+    client = pages.client(RESTORE)
+    chosen = {"looked": 1, "database": "default", "what": "hold", "hooks": [], "reversible": "on"}
+    text = client.get(url_of(dump), chosen).content.decode()
+    assert "is asked when it is swapped in" in text
+    assert "Older local databases are dropped" not in text
+    assert ":post" not in text.partition("In detail")[2]
+    held = {"database": "default", "what": "hold", "reversible": "on"}
+    response = client.post(url_of(dump), held)
+    assert response.status_code == 302
+    given = RestoreRun.objects.get().options["arguments"]
+    assert (given["reversible"], given["post_swap_hooks"]) == (False, [])
+    runner.run_restore(RestoreRun.objects.get())
+    text = client.get(url_of(dump), chosen).content.decode()
+    assert re.search(r"Older local databases are dropped: [^.]*:held", text)
