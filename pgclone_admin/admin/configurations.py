@@ -250,8 +250,21 @@ class ConfigurationAdmin(ConfigurationBase):
         (gettext_lazy("Hooks"), {"fields": ("hook_params", "require_anonymized")}),
     )
 
+    readonly_fields = ("parameter_names",)
+
     class Media:
         css = {"all": ("pgclone_admin/pgclone.css", "pgclone_admin/plan.css")}  # noqa: RUF012 - as Django wants it
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Who may not change a configuration is not shown its values, which may be passwords."""
+        if obj is None or self.has_change_permission(request, obj):
+            return self.fieldsets
+        *others, (title, _options) = self.fieldsets
+        return [*others, (title, {"fields": ("parameter_names", "require_anonymized")})]
+
+    @admin.display(description=gettext_lazy("hook parameters"))
+    def parameter_names(self, row: Configuration) -> str:
+        return NOTHING if row.hook_params is None else _shown(row.hook_params)
 
     @admin.display(description=gettext_lazy("database"), ordering="database")
     def database_cell(self, row: Configuration) -> str:

@@ -8,6 +8,7 @@ from django.urls import reverse
 
 from pgclone_admin.models import Configuration
 from pgclone_admin.options import Arguments, resolve
+from tests.support import CANARY
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -136,6 +137,16 @@ def test_configurations_of_the_settings_are_shown_beside_them(pages):
         response = pages.superuser().get(reverse(LIST))
         assert response.status_code == 200
         assert "is not known" in response.content.decode()
+
+
+def test_values_of_hook_parameters_are_shown_to_those_only_who_may_change_them(pages):
+    row = Configuration.objects.create(name="there", hook_params={"token": CANARY})
+    url = reverse(CHANGE, args=[row.pk])
+    text = pages.client("view_configuration").get(url).content.decode()
+    assert "token" in text
+    assert CANARY not in text
+    changer = pages.client("change_configuration", "view_configuration")
+    assert f"token = {CANARY}" in changer.get(url).content.decode()
 
 
 def test_every_person_gets_what_they_may(pages):
