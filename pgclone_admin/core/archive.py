@@ -6,6 +6,7 @@ The layout is that of ``ReadHead`` and ``ReadToc`` in PostgreSQL's
 
 from __future__ import annotations
 
+import re
 import tempfile
 from array import array
 from collections import Counter
@@ -47,6 +48,7 @@ SETTINGS = {"ENCODING", "STDSTRINGS", "SEARCHPATH"}
 """Entries that make no object, but say how the session is to be."""
 
 _CUSTOM_FORMAT = 1
+_ENCODING = re.compile(r"SET client_encoding = '([^']+)';\s*")
 
 
 class Section(IntEnum):
@@ -95,6 +97,12 @@ class Outline:
     """Entries that have a block of data, in the order of the archive."""
     settings: dict[str, str] = field(default_factory=dict)
     """What the archive sets for a session, by the kind of the entry that says it."""
+
+    @property
+    def encoding(self) -> str:
+        """What all text in the archive is in, as PostgreSQL calls it."""
+        found = _ENCODING.fullmatch(self.settings.get("ENCODING", ""))
+        return found[1] if found else "UTF8"
 
 
 @dataclass(frozen=True)

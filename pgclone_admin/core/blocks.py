@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 
 from .archive import Contents, Entry
 from .errors import IntegrityError
-from .names import TableName, quote_identifier
+from .names import TableName, quote_identifier, readable
 
 _ROWS = b"\x01"
 """The type of a block of rows; the other one is that of large objects."""
@@ -140,6 +140,4 @@ class TableBlocks:
 
 
 def named(table: Entry) -> str:
-    """For people; a name can be in another encoding than that of the messages."""
-    name = f'"{table.schema}.{table.name}"' if table.schema else f'"{table.name}"'
-    return name.encode(errors="surrogateescape").decode(errors="replace")
+    return readable(f'"{table.schema}.{table.name}"' if table.schema else f'"{table.name}"')

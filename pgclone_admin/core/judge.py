@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import psycopg2
 from psycopg2 import errorcodes
 
+from .archive import Contents
 from .connection import Connection
 from .errors import InvalidScript, RestoreFailed
-from .names import TableName
+from .names import TableName, readable
 from .process import Child, scrubbed
 from .progress import Reporter
 from .statements import split
@@ -22,8 +23,6 @@ LONGEST_ERROR = 256 * 1024
 MOST_ERRORS = 100_000
 """Errors of one pg_restore that are kept; with more the restore has failed. A role that does not
 exist here makes one for every object with a grant to it."""
-
-UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 
 _FROM_ENTRY = re.compile(r"pg_restore: from TOC entry \d+; \d+ \d+ (.*)")
 _ERROR = re.compile(r"pg_restore: error: (.*)", re.DOTALL)
@@ -36,6 +35,21 @@ _REFERENCES = re.compile(
     r'\bREFERENCES (?:("(?:[^"]|"")+"|[^\s."(]+)\.)?("(?:[^"]|"")+"|[^\s."(]+)\s*\('
 )
 _NEWER_SETTING = re.compile(r"SET (transaction_timeout|idle_session_timeout) = 0;?\s*")
+
+_TABLES_OF = """
+WITH RECURSIVE part(oid) AS (
+    SELECT to_regclass({table})::oid
+     UNION SELECT i.inhrelid FROM pg_inherits i JOIN part ON i.inhparent = part.oid
+             JOIN pg_class child ON child.oid = i.inhrelid
+            WHERE child.relispartition
+)
+SELECT textsend(n.nspname::text), textsend(c.relname::text)
+  FROM part JOIN pg_class c USING (oid)
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind <> 'p'
+"""
+"""A table, or the partitions that have its rows; names are in the encoding of the session, which is
+that of the archive."""
 
 Tolerated = frozenset[tuple[str, str]]
 """Pairs of a kind of entry, as the table of contents calls it, and a SQLSTATE."""
@@ -61,7 +75,7 @@ class RestoreError:
     @property
     def message(self) -> str:
         first = self.text.split("\n", 1)[0].removeprefix("could not execute query: ")
-        return scrubbed(first, self.secrets)
+        return scrubbed(readable(first), self.secrets)
 
     @property
     def command(self) -> str | None:
@@ -79,8 +93,7 @@ class RestoreError:
     @property
     def can_be_judged(self) -> bool:
         """Whether a second try may prove it harmless; everything else fails the restore."""
-        # Not what is in another encoding than it was read in: it would be another statement.
-        if self.command is None or UNREADABLE in self.command:
+        if self.command is None:
             return False
         return self.retryable or self.is_setting or self.is_a(*_JUDGED_KINDS, *self.tolerated)
 
@@ -141,7 +154,7 @@ class ErrorCollector:
             if match := _CREATING.match(line):
                 self._creating = match[1]
             elif (match := _NOTICE.match(line)) and self._creating.startswith(_GRANT_STARTS):
-                self.skipped_grants[f"{self._creating} ({match[1]})"] = None
+                self.skipped_grants[readable(f"{self._creating} ({match[1]})")] = None
             elif _COUNT.match(line):
                 self.went_on_to_the_end = True
             elif match := _ERROR.match(line):
@@ -189,20 +202,23 @@ class Judge:
     """Tries again, as the same role, what pg_restore could not do.
 
     ``connection`` is to the restored database. Judgement is by SQLSTATE: what the server says is in
-    its own language.
+    its own language. Commands are sent byte by byte as they stand in the archive.
     """
 
     def __init__(
         self,
         connection: Connection,
-        tables_without_data: Iterable[tuple[str | None, str]],
+        contents: Contents | None,
         report: LoadReport,
         tolerated: Tolerated = frozenset(),
     ) -> None:
         self._connection = connection
-        self._without_data = frozenset(tables_without_data)
+        without_data = contents.tables_without_data if contents else frozenset()
+        self._without_data = {(_raw(schema or ""), _raw(name)) for schema, name in without_data}
         self._report = report
         self._tolerated = tolerated
+        if contents is not None:
+            self._try(f"SET client_encoding = '{contents.outline.encoding}'")
         # As pg_restore has it: every name in an archive is qualified.
         self._try("SELECT pg_catalog.set_config('search_path', '', false)")
         self._try("SET check_function_bodies = false")
@@ -230,14 +246,14 @@ class Judge:
             if error.retryable:
                 return
         elif any(error.is_a(kind) and problem.pgcode == code for kind, code in self._tolerated):
-            self._report.tolerated.append(command)
+            self._report.tolerated.append(readable(command))
             return
         raise failure(error) from problem
 
     def _try(self, statement: str) -> psycopg2.Error | None:
         try:
             with self._connection.cursor() as cursor:
-                cursor.execute(statement)
+                cursor.execute(_raw(statement))
         except psycopg2.Error as error:
             return error
         return None
@@ -267,7 +283,9 @@ class Judge:
                 continue
             if not_the_grantor is None and problem.pgcode not in skippable:
                 raise failure(error) from problem
-            self._report.skipped_grants.append(f"{statement} ({problem.diag.message_primary})")
+            self._report.skipped_grants.append(
+                f"{readable(statement)} ({problem.diag.message_primary})"
+            )
 
     def _add_unchecked(self, error: RestoreError, command: str) -> None:
         problem = self._try(command)
@@ -279,7 +297,7 @@ class Judge:
             and self._lacks_rows(".".join(filter(None, match.groups())))
         ):
             problem = self._try(command.rstrip().removesuffix(";") + " NOT VALID")
-            self._report.unchecked_foreign_keys.append(command)
+            self._report.unchecked_foreign_keys.append(readable(command))
         if problem is not None:
             raise failure(error) from problem
 
@@ -289,22 +307,8 @@ class Judge:
         A partitioned table has no rows of its own, so an archive never holds data for it.
         """
         with self._connection.cursor() as cursor:
-            cursor.execute(
-                """
-                WITH RECURSIVE part(oid) AS (
-                    SELECT to_regclass(%s)::oid
-                     UNION SELECT i.inhrelid FROM pg_inherits i JOIN part ON i.inhparent = part.oid
-                             JOIN pg_class child ON child.oid = i.inhrelid
-                            WHERE child.relispartition
-                )
-                SELECT n.nspname, c.relname
-                  FROM part JOIN pg_class c USING (oid)
-                  JOIN pg_namespace n ON n.oid = c.relnamespace
-                 WHERE c.relkind <> 'p'
-                """,
-                [table],
-            )
-            return any(row in self._without_data for row in cursor.fetchall())
+            cursor.execute(_raw(_TABLES_OF.format(table="'" + table.replace("'", "''") + "'")))
+            return any(tuple(map(bytes, row)) in self._without_data for row in cursor.fetchall())
 
     def _comment(self, error: RestoreError, command: str) -> None:
         problem = self._try(command)
@@ -315,7 +319,7 @@ class Judge:
             or problem.pgcode != errorcodes.INSUFFICIENT_PRIVILEGE
         ):
             raise failure(error) from problem
-        self._report.tolerated.append(command)
+        self._report.tolerated.append(readable(command))
 
     def _setting(self, error: RestoreError, command: str) -> None:
         problem = self._try(command)
@@ -324,3 +328,7 @@ class Judge:
         # Every session of pg_restore sets it.
         if command not in self._report.tolerated:
             self._report.tolerated.append(command)
+
+
+def _raw(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")

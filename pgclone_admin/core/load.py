@@ -289,8 +289,7 @@ class _Loader:
             return
         with self._target.session() as connection:
             remove_session_limits(connection)
-            tables = contents.tables_without_data if contents else ()
-            Judge(connection, tables, self.report, self._tolerated).judge(errors)
+            Judge(connection, contents, self.report, self._tolerated).judge(errors)
 
 
 def _feed(archive: Iterable[bytes], child: Child, reporter: Reporter) -> Iterator[int]:

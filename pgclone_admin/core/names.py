@@ -190,6 +190,11 @@ def role_of(name: str, live: str) -> str | None:
     return next((role for role in roles if name == derived_name(live, role)), None)
 
 
+def readable(text: str) -> str:
+    """For people: what was in another encoding than UTF-8 is replaced by a sign."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def quote_identifier(name: str) -> str:
     """``name`` as a quoted SQL identifier, which is also a literal pattern for pg_dump."""
     return '"' + name.replace('"', '""') + '"'

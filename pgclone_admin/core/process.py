@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from .errors import KilledBySignal, LockTimeout, ProcessFailed, ProgramMissing
+from .names import readable
 from .programs import Command
 
 STDERR_TAIL = 16 * 1024
@@ -31,8 +32,9 @@ LOCK_NOT_GRANTED = ("due to lock timeout", "due to statement timeout")
 FROM_SERVER = "detail: Error message from server: "
 
 LineHandler = Callable[[str], None]
-"""Takes each line as the program wrote it: a command in it may have to be repeated, and a password
-can be a word of the command. What of it is shown to anybody is to be :func:`scrubbed`."""
+"""Takes each line as the program wrote it, with what is no UTF-8 as surrogates: a command in it may
+have to be repeated, and a password can be a word of the command. What of it is shown to anybody is
+to be :func:`readable` and :func:`scrubbed`."""
 
 
 class Child:
@@ -170,11 +172,11 @@ class Child:
                 self._take_line(rest)
 
     def _take_line(self, raw: bytes) -> None:
-        line = raw.decode(errors="replace")
+        line = raw.decode(errors="surrogateescape")
         if self._on_line is not None:
             self._on_line(line)
         # A statement that names hundreds of tables must not push its own error out.
-        kept = scrubbed(line, self._secrets)[: STDERR_TAIL // 4]
+        kept = scrubbed(readable(line), self._secrets)[: STDERR_TAIL // 4]
         self._tail.append(kept)
         self._tail_size += len(kept) + 1  # its line break, so that empty lines count too
         while self._tail_size > STDERR_TAIL + 1:

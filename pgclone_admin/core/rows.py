@@ -7,7 +7,6 @@ ends, so each session gets whole rows, and rows that were neighbors mostly stay 
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
@@ -36,18 +35,15 @@ MOST_PIECES = 8
 PATIENCE = 0.5
 """Seconds between two looks at whether the restore is still wanted."""
 
-_ENCODING = re.compile(r"SET client_encoding = '([^']+)';\s*")
-
 
 def prepare_row_session(connection: Connection, outline: Outline) -> None:
     """Makes the session as that of pg_restore is when it loads rows."""
     try:
         remove_session_limits(connection)
-        encoding = _ENCODING.fullmatch(outline.settings.get("ENCODING", ""))
         standard = "'off'" not in outline.settings.get("STDSTRINGS", "")
         settings = {
             "search_path": "",
-            "client_encoding": encoding[1] if encoding else "UTF8",
+            "client_encoding": outline.encoding,
             "standard_conforming_strings": "on" if standard else "off",
             "check_function_bodies": "off",
             "xmloption": "content",

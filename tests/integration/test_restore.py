@@ -219,7 +219,7 @@ def test_grants_to_missing_roles_are_listed_and_their_neighbours_replayed(make_s
 def test_a_grant_that_cannot_be_read_fails_the_restore(make_site):
     error = RestoreError("ACL public TABLE t app", 'ERROR:  x\nCommand was: GRANT ALL ON t TO "a')
     with contextlib.closing(make_site(empty=True).params().connect()) as connection:
-        judge = Judge(connection, (), LoadReport())
+        judge = Judge(connection, None, LoadReport())
         with pytest.raises(RestoreFailed, match="pg_restore failed: ERROR:  x") as caught:
             judge.judge([error])
     assert caught.value.hint == "The live database was not touched."
@@ -887,6 +887,32 @@ def test_a_site_of_another_encoding_and_locale_keeps_them(any_pg, storage_root):
     assert site.database_properties() == properties
     post = site.database_properties(f"{site.name}__post")
     assert (post["encoding"], post["collate"]) == ("LATIN1", "C")
+
+
+def test_what_is_tried_again_keeps_its_encoding(any_pg, storage_root):
+    """A grant to a role that is not here, and a foreign key to rows that were left out, both with
+    names and values that are no UTF-8 in the archive."""
+    site = build_site(any_pg, extra="ENCODING 'LATIN1' LOCALE 'C'", empty=True)
+    site.server.admin("CREATE ROLE gone_latin")
+    try:
+        site.run(
+            'CREATE TABLE "Größe" (id integer PRIMARY KEY); INSERT INTO "Größe" VALUES (1);'
+            'CREATE TABLE "Maß" ("größe" integer CONSTRAINT "Schlüssel" REFERENCES "Größe");'
+            'INSERT INTO "Maß" VALUES (1); GRANT SELECT ON "Maß" TO gone_latin'
+        )
+        key = take(site, storage_root, exclude=['public."Größe"'])
+        site.server.run("DROP OWNED BY gone_latin", site.name)
+    finally:
+        site.server.admin("DROP ROLE gone_latin")
+    report = restore(site, key, storage_root).report
+    (grant,), (foreign_key,) = report.skipped_grants, report.unchecked_foreign_keys
+    assert grant.startswith("GRANT SELECT ON TABLE public.")
+    assert "gone_latin" in grant
+    assert grant.encode()  # it can be told and stored
+    assert foreign_key.encode()
+    names = site.run("SELECT conname, convalidated FROM pg_constraint WHERE contype = 'f'")
+    assert names == [("Schlüssel", False)]
+    assert site.run('SELECT "größe" FROM "Maß"') == [(1,)]
 
 
 def test_the_live_name_is_quoted_wherever_it_goes(make_site, storage_root):

@@ -187,8 +187,6 @@ SETTING = "SET transaction_timeout = 0;"
         # Without a command there is nothing to try again: rows that are missing, a lost server.
         (11, None, False),
         (30, None, False),
-        # A name in another encoding: what would be tried is another statement.
-        (30, "GRANT SELECT ON TABLE public.gr\ufffd TO reader;", False),
     ],
 )
 def test_only_what_a_second_try_can_prove_harmless_is_judged(
