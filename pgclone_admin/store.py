@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from .core.dump import Content
-from .core.errors import DumpNotFound, IntegrityError, InvalidName, PgcloneError, StorageError
+from .core.errors import (
+    Conflict,
+    DumpNotFound,
+    IntegrityError,
+    InvalidName,
+    PgcloneError,
+    StorageError,
+)
 from .core.manifest import Manifest
 from .core.names import DumpKey, check_relative_path
 from .core.streams import Readable
@@ -115,6 +122,12 @@ class DumpStore:
     # -- a sink for dumps
 
     def save(self, key: DumpKey, content: Content, *, source_size: int) -> None:
+        _checked(key.text)
+        if self._backend.size(key.manifest_name) is not None:
+            raise Conflict(
+                f'there is a manifest of the dump "{key}" already',
+                hint="Nothing was overwritten. Delete the manifest if its dump is gone.",
+            )
         self._backend.save(_checked(key.text), content, expected_size=source_size)
 
     def save_manifest(self, manifest: Manifest) -> None:

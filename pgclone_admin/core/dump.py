@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from . import evidence
 from .connection import ConnectionParams, one_row
-from .errors import ConfigurationError, DumpNotFound, PgcloneError, SizeMismatch
+from .errors import ConfigurationError, Conflict, DumpNotFound, PgcloneError, SizeMismatch
 from .manifest import Manifest
 from .names import DumpKey, TableName
 from .process import Child
@@ -189,7 +189,11 @@ def take_dump(
 
 
 def publish(sink: Sink, key: DumpKey, content: Content, manifest: Manifest) -> None:
-    """Compares what the storage holds and writes the manifest, last; on failure removes both."""
+    """Compares what the storage holds and writes the manifest, last; on failure removes both.
+
+    But for :class:`Conflict`, when there is a manifest already: then somebody else has stored the
+    same archive under the same key meanwhile, and it is theirs.
+    """
     try:
         try:
             stored = sink.size(key)
@@ -201,6 +205,8 @@ def publish(sink: Sink, key: DumpKey, content: Content, manifest: Manifest) -> N
                 hint="The dump was removed again. Check the storage and its free space.",
             )
         sink.save_manifest(manifest)
+    except Conflict:
+        raise
     except BaseException as error:
         try:
             sink.delete(key)

@@ -20,7 +20,7 @@ from ..core.dump import DumpLabels, DumpRequest, publish, take_dump
 from ..core.errors import DumpNotFound, NotAllowed, StorageError, UnknownModel, UsageError
 from ..core.load import verify_archive
 from ..core.manifest import Manifest
-from ..core.names import DumpKey, LocalKey
+from ..core.names import DumpKey, LocalKey, readable
 from ..core.programs import LOCK_WAIT_TIMEOUT, choose_program
 from ..core.progress import Reporter
 from ..core.streams import BLOCK, ArchiveReader, StoredReader
@@ -225,13 +225,14 @@ def _examine(path: Path, reporter: Reporter) -> tuple[datetime, str, str, str, s
         changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
         if contents is None:
             return changed, reader.codec, "", "", ""
-        return (
-            contents.created or changed,
-            reader.codec,
-            contents.server_version,
-            contents.program_version,
-            contents.database,
+        texts = (contents.server_version, contents.program_version, contents.database)
+        server_version, program_version, database = (
+            # Whatever an archive says: these go into a manifest and a row.
+            readable(text).replace("\0", "\N{REPLACEMENT CHARACTER}")
+            for text in texts
         )
+        created = contents.created or changed
+        return created, reader.codec, server_version, program_version, database
 
 
 def _file(path: Path) -> BinaryIO:

@@ -44,6 +44,20 @@ class Leftover:
     """The number of an unfinished upload."""
 
 
+@contextmanager
+def removed_on_error(delete: Callable[[], None]) -> Iterator[None]:
+    """Storages may leave what they have taken so far, or all of it when the last step failed; the
+    first error is the one to be told."""
+    try:
+        yield
+    except BaseException as error:
+        try:
+            delete()
+        except Exception as failed:  # noqa: BLE001 - whatever the storage raises
+            error.add_note(f"what was stored of it could not be removed either: {failed}")
+        raise
+
+
 class Backend(ABC):
     """Bytes under names relative to a storage location.
 

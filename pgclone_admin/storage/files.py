@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -17,7 +18,7 @@ from django.core.files.storage import FileSystemStorage
 from ..core.dump import Content
 from ..core.errors import Conflict, InvalidName
 from ..core.streams import BLOCK, Readable
-from .base import Backend, Leftover, Stored, storage_errors
+from .base import Backend, Leftover, Stored, removed_on_error, storage_errors
 
 PARTIAL = ".partial-"
 """What is in the name of a file that is still being written."""
@@ -60,7 +61,8 @@ class FileBackend(Backend):
                     _publish(partial, path, name)
                 finally:
                     partial.unlink(missing_ok=True)
-            _sync_directory(path.parent)
+            with removed_on_error(lambda: path.unlink(missing_ok=True)):
+                _sync_directory(path.parent)
 
     def open(self, name: str) -> Readable:
         with storage_errors(f'"{name}" cannot be read'):
@@ -88,7 +90,10 @@ class FileBackend(Backend):
                     name = path.relative_to(self._root).as_posix()
                     if PARTIAL in file or not name.startswith(prefix) or path.is_symlink():
                         continue
-                    status = path.stat()
+                    try:
+                        status = path.stat()
+                    except FileNotFoundError:  # deleted since the directory was read
+                        continue
                     modified = datetime.fromtimestamp(status.st_mtime, UTC)
                     yield Stored(name, status.st_size, modified)
 
@@ -164,9 +169,16 @@ def _taken(name: str) -> Conflict:
 
 
 def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    """As far as that is possible: not every file system can, and nobody need be able to read it."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF):
+            raise
     finally:
         os.close(descriptor)
 

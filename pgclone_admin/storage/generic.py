@@ -6,7 +6,6 @@ import copy
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import IO, Any, cast
 
@@ -16,7 +15,7 @@ from django.core.files.storage import InMemoryStorage, Storage
 from ..core.dump import Content
 from ..core.errors import Conflict, StorageError
 from ..core.streams import BLOCK, Readable
-from .base import Backend, Note, Stored, say_nothing, storage_errors
+from .base import Backend, Note, Stored, removed_on_error, say_nothing, storage_errors
 
 STREAMING_CLASSES = ("storages.backends.sftpstorage.SFTPStorage",)
 """Backends that take a file of unknown size in pieces, beside those that have their own module.
@@ -86,23 +85,11 @@ class GenericBackend(Backend):
             full_name = self._prefix + name
             if self._storage.exists(full_name):
                 raise Conflict(f'"{name}" exists already', hint="Nothing was overwritten.")
-            with self._removed_on_error(full_name), storage_errors(what):
+            with removed_on_error(lambda: self._storage.delete(full_name)), storage_errors(what):
                 saved_as = self._save(full_name, content, expected_size)
             if saved_as != full_name:
                 self._storage.delete(saved_as)
                 raise Conflict(f'the storage wanted to call "{name}" something else')
-
-    @contextmanager
-    def _removed_on_error(self, full_name: str) -> Iterator[None]:
-        """Storages may leave what they have taken so far; the first error is the one to be told."""
-        try:
-            yield
-        except BaseException as error:
-            try:
-                self._storage.delete(full_name)
-            except Exception as failed:  # noqa: BLE001 - whatever the storage raises
-                error.add_note(f"what was stored of it could not be removed either: {failed}")
-            raise
 
     def _save(self, name: str, content: Content, expected_size: int) -> str:
         if self._streams():
@@ -167,8 +154,17 @@ class GenericBackend(Backend):
         with storage_errors("the storage cannot be listed"):
             for name in self._walk(self._prefix.rstrip("/")):
                 relative = name.removeprefix(self._prefix)
-                if relative.startswith(prefix):
-                    yield Stored(relative, self._storage.size(name), self._modified(name))
+                if relative.startswith(prefix) and (stored := self._stored(relative, name)):
+                    yield stored
+
+    def _stored(self, relative: str, name: str) -> Stored | None:
+        """``None`` for what somebody has deleted since it was listed."""
+        try:
+            return Stored(relative, self._storage.size(name), self._modified(name))
+        except Exception:
+            if self._storage.exists(name):
+                raise
+            return None
 
     def _walk(self, directory: str) -> Iterator[str]:
         try:

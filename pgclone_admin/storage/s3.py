@@ -26,7 +26,7 @@ from ..core.errors import (
 from ..core.names import DumpKey
 from ..core.streams import Readable
 from ..settings import settings
-from .base import Backend, Leftover, Stored, storage_errors
+from .base import Backend, Leftover, Stored, removed_on_error, storage_errors
 from .generic import StreamedFile
 
 SMALLEST_PART = 5 * 1024 * 1024
@@ -137,7 +137,11 @@ class S3Backend(Backend):
                 raise Conflict(f'"{name}" exists already', hint="Nothing was overwritten.")
             self._storage.transfer_config = transfer_config(expected_size)
             full_name = self._prefix + name
-            with _told_of_failed_parts(self._storage, content):
+            with (
+                # An upload can be completed although its end was not awaited, or its answer lost.
+                removed_on_error(lambda: self._storage.delete(full_name)),
+                _told_of_failed_parts(self._storage, content),
+            ):
                 saved_as = self._storage.save(full_name, StreamedFile(content, full_name))
             if saved_as != full_name:
                 self._storage.delete(saved_as)
@@ -245,7 +249,7 @@ def _is_key_of_dump(name: str) -> bool:
 def _told_of_failed_parts(storage: S3Storage, content: Content) -> Iterator[None]:
     """An upload that has failed still waits for its reader, and reads on to the end of the dump.
 
-    So the reader gives up as soon as a part is refused for good.
+    So the reader gives up as soon as a part is refused for good, or the upload itself.
     """
 
     def refused(http_response: Any, **_rest: Any) -> None:
@@ -257,8 +261,9 @@ def _told_of_failed_parts(storage: S3Storage, content: Content) -> Iterator[None
 
     events = storage.connection.meta.client.meta.events
     handlers = {
-        "after-call.s3.UploadPart": refused,
-        "after-call-error.s3.UploadPart": failed,
+        f"{event}.s3.{operation}": handler
+        for operation in ("CreateMultipartUpload", "UploadPart")
+        for event, handler in (("after-call", refused), ("after-call-error", failed))
     }
     for event, handler in handlers.items():
         events.register(event, handler)

@@ -737,3 +737,14 @@ def test_f41_an_imported_archive_stays_foreign(make_project, storage_root, tmp_p
         ).failed(1)
     assert "was not made by pgclone_admin" in refused.stderr
     project.pgclone("restore", key).ok()
+
+
+def test_f41_whatever_an_imported_archive_says_of_itself_can_be_told(make_project, tmp_path):
+    """Its texts are in any encoding, and go into a manifest and a row."""
+    project = make_project()
+    said = project.name.encode()
+    file = tmp_path / "e-mailed.dump"
+    file.write_bytes(project.archive().replace(said, b"\xe9\0" + said[2:], 1))
+    key = project.pgclone("import", str(file)).ok().lines[0]
+    assert any(key in line for line in project.pgclone("ls", "--long").ok().lines)
+    project.pgclone("restore", key).ok()

@@ -7,17 +7,22 @@ order. The operations rely on nothing else.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 
+from pgclone_admin.core.dump import publish
 from pgclone_admin.core.errors import (
     Cancelled,
     ConfigurationError,
@@ -408,6 +413,115 @@ def manifest_of(key: str, content: Some) -> Manifest:
         app_version="test",
         hooks=("ünïcode",),
     )
+
+
+@pytest.mark.parametrize("kind", ["files", "alias of files"])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.EIO])
+def test_a_directory_that_cannot_be_synced_holds_the_file_or_nothing(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str, number: int
+) -> None:
+    """Not every file system knows fsync for a directory; one that fails may not have the name."""
+    place = make_place(kind, request)
+    fsync = os.fsync
+
+    def fails(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fails)
+    if number != errno.EIO:
+        place.backend.save(NAME, Some(100), expected_size=100)
+        assert place.names() == [NAME]
+        return
+    with pytest.raises(StorageError, match="Input/output error"):
+        place.backend.save(NAME, Some(100), expected_size=100)
+    assert place.names() == []
+
+
+def test_what_is_deleted_while_it_is_listed_is_left_out(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place("files", request)
+    for name in (NAME, OTHER):
+        place.backend.save(name, Some(1), expected_size=1)
+    real = Path.stat
+
+    def after_somebody_has_deleted_it(path: Path, **options: Any) -> os.stat_result:
+        if path.name == Path(NAME).name:
+            path.unlink(missing_ok=True)
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", after_somebody_has_deleted_it)
+    assert [stored.name for stored in place.backend.list("")] == [OTHER]
+
+
+def test_a_dump_that_somebody_else_has_stored_meanwhile_is_not_removed(place: Place) -> None:
+    """Two imports of one archive have one key."""
+    store = DumpStore(place.location)
+    key, content = DumpKey.parse(NAME), Some(1000)
+    store.save(key, content, source_size=1000)
+    store.save_manifest(manifest_of(NAME, content))
+    with pytest.raises(Conflict):
+        publish(store, key, content, manifest_of(NAME, content))
+    assert place.names() == [NAME, f"{NAME}.json"]
+    # A manifest whose dump is gone is nobody's to take.
+    place.backend.delete(NAME)
+    with pytest.raises(Conflict, match="there is a manifest"):
+        store.save(key, Some(1000), source_size=1000)
+    assert place.names() == [f"{NAME}.json"]
+
+
+def test_an_upload_that_may_not_even_begin_ends_the_dump(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place("s3", request)
+
+    class Endless(Some):
+        abandoned = False
+
+        def read(self, size: int = -1, /) -> bytes:
+            if self.abandoned:
+                raise Cancelled
+            assert self.size < 40 * SMALLEST_PART, "it is read on and on"
+            self.size += size
+            return bytes(size)
+
+        def abandon(self) -> None:
+            self.abandoned = True
+
+    def refused(**_rest: Any) -> Any:
+        response = AWSResponse("http://127.0.0.1", 403, {}, None)
+        return response, {
+            "Error": {"Code": "AccessDenied", "Message": "no"},
+            "ResponseMetadata": {"HTTPStatusCode": 403},
+        }
+
+    backend: Any = place.backend
+    events = backend._storage.connection.meta.client.meta.events
+    events.register("before-call.s3.CreateMultipartUpload", refused)
+    content = Endless(0)
+    with pytest.raises((StorageError, Cancelled)):
+        backend.save(NAME, content, expected_size=10)
+    assert content.abandoned
+    assert place.names() == []
+
+
+def test_an_upload_that_was_completed_all_the_same_is_removed(
+    request: pytest.FixtureRequest,
+) -> None:
+    """Its answer is lost, or nobody waits for it any more."""
+    place = make_place("s3", request)
+    backend: Any = place.backend
+    events = backend._storage.connection.meta.client.meta.events
+
+    def is_lost(**_rest: Any) -> None:
+        raise ConnectionResetError("the answer is lost")
+
+    events.register("after-call.s3.CompleteMultipartUpload", is_lost)
+    with pytest.raises(StorageError, match="the answer is lost"):
+        backend.save(NAME, Some(2 * SMALLEST_PART + 1), expected_size=10)
+    assert place.names() == []
 
 
 def test_a_manifest_lies_beside_its_dump(place: Place) -> None:
