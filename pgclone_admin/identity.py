@@ -34,7 +34,8 @@ def is_gone(run: Run) -> bool:
     started = run.process.rpartition(":")[2]
     if pid == os.getpid() and started == (_started(pid) or ""):
         return _name(run) not in _at_work
-    return _started(pid) != started
+    now = _started(pid)
+    return now is None or now not in ("", started)
 
 
 def local_pid(run: Run) -> int | None:
@@ -55,17 +56,18 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process was started, in the units of the system; ``None`` when there is none.
+    """When a process was started, in the units of the system; ``None`` when there is none, and
+    nothing when that is all that can be told: a system may hide the processes of others.
 
     A process that is dead and was not collected by its parent is none.
     """
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
     except OSError:
-        if Path("/proc/self/stat").exists():
-            return None
         try:
             os.kill(pid, 0)
+        except PermissionError:
+            return ""
         except (OSError, OverflowError):
             return None
         return ""

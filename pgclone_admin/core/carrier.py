@@ -224,15 +224,45 @@ class Carrier:
             return self._copy_table(there, here, table)
         staged = _staging_table(here, table)
         out = _copy_out(table, table.columns, since=horizon)
-        with past.cursor(name="pgclone_keys") as candidates, ThreadPoolExecutor(1) as at_once:
+        with (
+            self._looking_back(past),
+            past.cursor(name="pgclone_keys") as candidates,
+            ThreadPoolExecutor(1) as at_once,
+        ):
             # Each looks through the whole table, in a session of its own.
             first = at_once.submit(_first_candidates, candidates, table, horizon)
-            pipe(there, out, here, _copy_in(staged, table.columns))
-            changed = int(here.rowcount)
-            gone = self._delete_missing(there, here, table, first.result(), candidates)
+            try:
+                pipe(there, out, here, _copy_in(staged, table.columns))
+                changed = int(here.rowcount)
+                gone = self._delete_missing(there, here, table, first.result(), candidates)
+            except BaseException:
+                # Otherwise its end would be waited for, while writers wait for ours.
+                past.cancel()
+                raise
         if changed:
             self._take_over(here, table, staged)
         return changed + gone
+
+    @contextmanager
+    def _looking_back(self, past: Connection) -> Iterator[None]:
+        """A look of ``past`` at a table, after which it still sees what it saw.
+
+        No longer than until the end of the time: it waits behind whoever waits for our lock, and
+        the server does not know that we wait for it.
+        """
+        with past.cursor() as cursor:
+            cursor.execute("SAVEPOINT pgclone_looking_back")
+            if self._until < math.inf:
+                left = max(1, round((self._until - time.monotonic()) * 1000))
+                cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(left)])
+            try:
+                yield
+            except BaseException:
+                try:
+                    cursor.execute("ROLLBACK TO SAVEPOINT pgclone_looking_back")
+                except psycopg2.Error:
+                    self._state = None
+                raise
 
     def _delete_missing(
         self, there: Any, here: Any, table: KeptTable, keys: list[Any], candidates: Any

@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import psycopg2
@@ -73,7 +73,8 @@ def copy_database(
                 jobs=jobs,
             )
             piped = True
-    with server.transaction() as cursor:
+    # Without its grants everybody may connect to it.
+    with _dropped_on_error(server, copied), server.transaction() as cursor:
         carry(cursor, source, copied, copied.name)
     return CopyResult(copied, piped, time.monotonic() - started)
 
@@ -128,7 +129,7 @@ def _pipe(
     """
     unfinished = replace(mark, name=new_database_name(), kind="temporary")
     target = server.create_like(source, unfinished)
-    try:
+    with _dropped_on_error(server, target):
         with server.transaction() as cursor:
             carry(cursor, source, target, target.name, still_to_be_filled=True)
         reporter.phase("copying", total=server.size(source.name))
@@ -142,9 +143,15 @@ def _pipe(
         )
         report.tell(reporter)
         return server.settle(target.name, mark)
+
+
+@contextmanager
+def _dropped_on_error(server: Server, copied: Database) -> Iterator[None]:
+    try:
+        yield
     except BaseException as error:
         try:
-            server.drop(target.name, missing_ok=True)
+            server.drop(copied.name, missing_ok=True)
         except (PgcloneError, psycopg2.Error) as failed:
             error.add_note(f"the copy could not be dropped: {failed}")
         raise

@@ -12,7 +12,7 @@ from psycopg2 import errorcodes, sql
 
 from .carrier import Carrier, TooSlow, speak_alike
 from .connection import Connection
-from .errors import ServerUnavailable, TooBusy
+from .errors import Conflict, ServerUnavailable, TooBusy
 from .kept import Agreed, Keeping, check_definitions, find_kept
 from .marks import Database
 from .progress import Reporter
@@ -120,6 +120,7 @@ class Keeper:
             self._held_since = time.monotonic()
             try:
                 self._lock(live)
+                self._check_again(live, temporary)
                 assert self._past is not None
                 until = time.monotonic() + HELD_AT_MOST / 1000
                 self._carrier.catch_up(live, temporary, self._past, locked=True, until=until)
@@ -128,6 +129,20 @@ class Keeper:
                 if isinstance(error, psycopg2.Error | TooSlow):
                     self._recover(error)
                 raise
+
+    def _check_again(self, live: Connection, temporary: Connection) -> None:
+        """Somebody may have migrated the site since the rows were copied."""
+        try:
+            with live.cursor() as cursor:
+                tables = find_kept(cursor, self._keeping)
+            check_definitions(live, temporary, tables, self._agreed)
+        except psycopg2.errors.QueryCanceled as error:
+            raise TooSlow from error
+        if [table.shape for table in tables] != [t.shape for t in self._carrier.tables]:
+            raise Conflict(
+                "the kept tables are others than when their rows were copied",
+                hint="The live database is as it was. Was it migrated meanwhile? Try again.",
+            )
 
     def is_alive(self) -> bool:
         """Whether the session, and with it the locks, has been there all the time."""
@@ -269,7 +284,7 @@ class Keeper:
         if past is None or past.closed:
             copy = True
             self._past = past = self._to_live.connect(autocommit=False)
-            _prepare(past)
+            _prepare(past, lock_timeout=self._patience)
         for _ in range(MOST_CATCH_UPS):
             self._reporter.check()
             if copy or not self._carrier.can_catch_up:

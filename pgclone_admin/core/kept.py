@@ -69,6 +69,11 @@ class KeptTable:
     rule: RowRule | None
 
     @property
+    def shape(self) -> tuple[object, ...]:
+        """What has to stay as it is while rows are copied from one moment to another."""
+        return self.oid, self.name, self.columns, self.key, self.sequences
+
+    @property
     def identifier(self) -> sql.Composable:
         return sql.Identifier(self.name.schema, self.name.name)
 
@@ -119,13 +124,18 @@ def _describe(cursor: Any, oid: int, kept: KeptName) -> KeptTable:
     key = tuple(row[0] for row in cursor.fetchall())
     cursor.execute(
         """
-        SELECT n.nspname, s.relname FROM pg_depend d JOIN pg_class s ON s.oid = d.objid
-          JOIN pg_namespace n ON n.oid = s.relnamespace
-         WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
-           AND d.refobjid = %s AND d.deptype IN ('a', 'i') AND s.relkind = 'S'
+        SELECT n.nspname, s.relname FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace
+         WHERE s.relkind = 'S' AND s.oid IN (
+            SELECT d.objid FROM pg_depend d
+             WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+               AND d.refobjid = %(oid)s AND d.deptype IN ('a', 'i')
+             UNION ALL  -- what a default uses and the table does not own
+            SELECT d.refobjid FROM pg_attrdef a JOIN pg_depend d ON d.objid = a.oid
+             WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass
+               AND a.adrelid = %(oid)s)
          ORDER BY 1, 2
         """,
-        [oid],
+        {"oid": oid},
     )
     sequences = tuple(TableName(*row) for row in cursor.fetchall())
     return KeptTable(

@@ -312,6 +312,10 @@ class Server:
             self.execute(command)
         except psycopg2.Error as error:
             raise explained(error, "the database could not be created") from error
+        except BaseException:
+            # A signal that came while the server was at work is only heard when it is done.
+            self._drop_new(name)
+            raise
 
     def settle(self, name: str, mark: Mark) -> Database:
         """Marks the database ``name`` and gives it the mark's name, in one transaction.

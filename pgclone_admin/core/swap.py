@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ import psycopg2
 from psycopg2 import errorcodes, sql
 
 from .connection import Connection, ConnectionParams, one_row
-from .errors import Conflict, PgcloneError, TooBusy
+from .errors import Conflict, PgcloneError, ServerUnavailable, TooBusy
 from .keeper import Keeper
 from .kept import Agreed, Keeping
 from .marks import Database, Mark, Session, set_comment
@@ -44,6 +44,9 @@ SESSIONS_LEAVE_WITHIN = 3.0
 
 DECIDED_WITHIN = 10.0
 """Seconds after which the server has noticed that the client of a renaming transaction is gone."""
+
+ANSWERS_WITHIN = 30.0
+"""Seconds within which a server that was there is there again."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 """Seconds between two attempts, in which others get their turn."""
@@ -149,9 +152,10 @@ def has_swapped(
     """Whether the live name belongs to what was the temporary database.
 
     Told by the oids, which a rename does not change, and by nothing that could be written apart
-    from the rename. ``by`` is a process of the server that may still be doing it.
+    from the rename. ``by`` is a process of the server that may still be doing it. A server that
+    recovers, or has no room for a connection just now, is asked again.
     """
-    with maintenance.session() as connection:
+    with _session_in_time(maintenance) as connection:
         server = Server(maintenance, connection)
         end = time.monotonic() + DECIDED_WITHIN
         while server.rows("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [by]):
@@ -160,6 +164,21 @@ def has_swapped(
             time.sleep(POLL)
         present = server.database(live.name)
     return present is not None and present.oid == temporary.oid
+
+
+@contextmanager
+def _session_in_time(maintenance: ConnectionParams) -> Iterator[Connection]:
+    end = time.monotonic() + ANSWERS_WITHIN
+    with ExitStack() as stack:
+        while True:
+            try:
+                connection = stack.enter_context(maintenance.session())
+                break
+            except ServerUnavailable:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(FIRST_PAUSE)
+        yield connection
 
 
 class _MayPass(Exception):
@@ -174,7 +193,8 @@ def _attempt(request: SwapRequest, watcher: Server, renaming: Connection, keeper
     """One swap, or nothing; returns for how many seconds connections had to wait."""
     try:
         keeper.hold()
-    except TooBusy as busy:
+    except (TooBusy, ServerUnavailable) as busy:
+        # Too many connections for a moment are no reason to throw a whole restore away.
         raise _MayPass(busy) from busy
     attempt = _Renaming(renaming, request)
     attempt.start()

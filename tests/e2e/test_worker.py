@@ -170,7 +170,7 @@ def test_every_kind_of_run_is_done(office):
         for run in (
             requests.request_verification(ADA, dump),
             requests.request_drill(ADA, dump),
-            requests.request_copy(ADA, "default", f":{office.name}_copy"),
+            ended(requests.request_copy(ADA, "default", f":{office.name}_copy")),
             requests.request_drop(ADA, "default", f"{office.name}_copy"),
             requests.request_restore(
                 ADA,

@@ -21,6 +21,7 @@ from pgclone_admin.core.errors import (
 )
 from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.progress import SilentReporter
+from pgclone_admin.core.server import Server
 from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services.copies import copy_live
 from pgclone_admin.services.listing import list_local
@@ -319,3 +320,27 @@ def test_the_command_copies_and_prints_the_key(project):
     failed = project.pgclone("copy", ":postgres").failed(1)
     assert failed.stderr.startswith("checking\nerror: ")
     assert failed.stdout == ""
+
+
+def test_a_signal_during_the_copy_of_the_server_leaves_no_copy(make_site):
+    """It is heard only when the server is done, and the copy is there: for everybody, as long as it
+    has not got its grants."""
+    site = make_site()
+    before = site.server.databases()
+
+    class Interrupted(BaseException):
+        pass
+
+    with Server.connected(site.server.params("postgres", "app")) as server:
+        execute = server.execute
+
+        def execute_and_hear(statement, *arguments):
+            execute(statement, *arguments)
+            if "CREATE DATABASE" in str(statement):
+                raise Interrupted
+
+        server.execute = execute_and_hear
+        mark = Mark.new(name=f"{site.name}_copy", kind="copy", of=site.name)
+        with pytest.raises(Interrupted):
+            server.clone(server.existing(site.name), mark)
+    assert site.server.databases() == before

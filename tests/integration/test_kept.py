@@ -398,6 +398,62 @@ def test_changes_that_take_too_long_under_the_lock_are_brought_over_without_it(
     drop(site, "swap")
 
 
+def test_who_waits_for_a_kept_table_alone_waits_for_a_moment(kept_site, monkeypatch):
+    """TRUNCATE waits for the lock of the swap, and the look back at what there was queues behind
+    it: that is a circle of which the server sees a part only."""
+    site = kept_site
+    made = prepared(site)
+    lock = Keeper._lock
+    waiting = []
+
+    def lock_and_have_somebody_wait(self, live):
+        lock(self, live)
+        if waiting:
+            return
+        waiting.append(threading.Thread(target=site.run, args=("TRUNCATE login",)))
+        waiting[0].start()
+        while not site.run(
+            "SELECT 1 FROM pg_locks WHERE relation = 'login'::regclass AND NOT granted"
+        ):
+            time.sleep(0.01)
+
+    monkeypatch.setattr(Keeper, "_lock", lock_and_have_somebody_wait)
+    begun = time.monotonic()
+    _live, _parked, result = swapped(site, made, keeping=KEEPING)
+    waiting[0].join(20)
+    assert time.monotonic() - begun < 20
+    assert result.attempts == 2
+    assert site.run("SELECT count(*) FROM login") == [(0,)]
+    assert rows(site) == rows(site, derived_name(site.name, "swap"))
+    drop(site, "swap")
+
+
+@pytest.mark.parametrize(
+    "migration",
+    ["ALTER TABLE login ADD COLUMN kind text DEFAULT 'x'", "ALTER TABLE scrap DROP COLUMN line"],
+)
+def test_a_site_that_is_migrated_meanwhile_is_not_replaced(kept_site, monkeypatch, migration):
+    site = kept_site
+    made = prepared(site)
+    before_hold(monkeypatch, lambda: site.run(migration))
+    live = site.oid
+    with pytest.raises(Conflict, match="kept tables would be other ones"):
+        swapped(site, made, keeping=KEEPING)
+    assert site.oid == live
+    drop(site, "temp")
+
+
+def test_a_sequence_that_a_kept_table_uses_and_does_not_own_goes_on(kept_site):
+    site = kept_site
+    loosen = "ALTER SEQUENCE queue_id_seq OWNED BY NONE"
+    site.run(loosen)
+    made = prepared(site)
+    site.run(loosen, dbname=made.name)
+    swapped(site, made, keeping=KEEPING)
+    assert site.run("INSERT INTO queue (payload) VALUES ('next') RETURNING id") == [(51,)]
+    drop(site, "swap")
+
+
 # -- restores --------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from pgclone_admin.core.errors import (
 )
 from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.progress import SilentReporter
-from pgclone_admin.identity import own_process, worker_name
+from pgclone_admin.identity import is_gone, own_process, worker_name
 from pgclone_admin.models import Configuration, Dump, Kind, RestoreRun, RunEvent, Status
 from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services import copies, dumps, lost, requests, restores
@@ -571,3 +571,16 @@ def test_restores_are_called_with_what_was_asked_for(monkeypatch):
     assert (key, hooks) == ("x/y.dump", [])
     assert (used.beside, used.trust_foreign, used.ignore_standbys) == (":a_b", True, True)
     assert (used.live_oid, used.drill) == (None, False)
+
+
+def test_f43_a_process_that_the_system_hides_is_not_taken_for_dead(office, monkeypatch):
+    """As with hidepid or ProtectProc: what cannot be looked at is only as silent as it is."""
+    machine = own_process().partition(":")[0]
+    hidden, ended = 4_194_301, 4_194_302  # no system gives such numbers
+
+    def kill(pid, _signal):
+        raise PermissionError if pid == hidden else ProcessLookupError
+
+    monkeypatch.setattr(os, "kill", kill)
+    assert not is_gone(RestoreRun(process=f"{machine}:{hidden}:12345"))
+    assert is_gone(RestoreRun(process=f"{machine}:{ended}:12345"))
