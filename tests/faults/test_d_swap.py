@@ -282,6 +282,8 @@ def test_f30_a_process_killed_at_each_step_of_the_swap(new_and_old, make_site, n
 
 
 ENDED_BUT_SWAPPED = {
+    ("keeper", "holding the locks"),
+    ("keeper", "in the delta"),
     ("keeper", "after the delta"),
     ("keeper", "the rename waits"),
     ("keeper", "the others are gone"),
