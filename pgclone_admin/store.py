@@ -125,8 +125,8 @@ class DumpStore:
         _checked(key.text)
         if self._backend.size(key.manifest_name) is not None:
             raise Conflict(
-                f'there is a manifest of the dump "{key}" already',
-                hint="Nothing was overwritten. Delete the manifest if its dump is gone.",
+                f'"{key.manifest_name}" exists already',
+                hint="Nothing was overwritten. Delete it if its dump is gone.",
             )
         self._backend.save(_checked(key.text), content, expected_size=source_size)
 

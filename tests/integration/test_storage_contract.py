@@ -467,7 +467,7 @@ def test_a_dump_that_somebody_else_has_stored_meanwhile_is_not_removed(place: Pl
     assert place.names() == [NAME, f"{NAME}.json"]
     # A manifest whose dump is gone is nobody's to take.
     place.backend.delete(NAME)
-    with pytest.raises(Conflict, match="there is a manifest"):
+    with pytest.raises(Conflict, match=r'json" exists already'):
         store.save(key, Some(1000), source_size=1000)
     assert place.names() == [f"{NAME}.json"]
 
