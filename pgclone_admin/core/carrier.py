@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -237,7 +237,8 @@ class Carrier:
                 gone = self._delete_missing(there, here, table, first.result(), candidates)
             except BaseException:
                 # Otherwise its end would be waited for, while writers wait for ours.
-                past.cancel()
+                with suppress(psycopg2.Error):
+                    past.cancel()
                 raise
         if changed:
             self._take_over(here, table, staged)
