@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from django.contrib.sessions.backends.db import SessionStore
@@ -28,7 +29,8 @@ def at_work(work: Callable[[str], object]) -> Callable[[HttpRequest, str], HttpR
         try:
             return HttpResponse(str(work(name)))
         except DatabaseError as error:
-            return HttpResponse(f"{type(error).__name__}: {error}", status=503)
+            connection_of = threading.current_thread().name
+            return HttpResponse(f"{connection_of}\n{type(error).__name__}: {error}", status=503)
 
     return view
 
