@@ -69,6 +69,8 @@ Storages (function unless said otherwise)
 ``s3_proxy``        `CuttingProxy` before it: ``.endpoint_url``, ``.cut_gets(after, times)``,
                     ``.fail_part(k, status=503)``, ``.fail("CompleteMultipartUpload")``,
                     ``.hold(operation)``, ``.seen(operation)``
+``sftp_server``     `SftpServer`: ``.storage_options(root)``, ``.cut_answers(after, times)``,
+                    ``.cut_requests(after, times)``, ``.cut_at_rename(done=True)``
 ``faulty``          switches (`Box`) of a `FaultyStorage`; ``faulty.storage`` is the storage,
                     ``faulty.alias_config`` its entry for STORAGES
 ``storage_root``    an empty folder, watched for unfinished files
@@ -102,6 +104,7 @@ files go to a folder of this run. Markers ``postgres`` and ``s3`` are set by wha
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -114,7 +117,7 @@ import pytest
 from django.db import connections
 from django.test import override_settings
 
-from .support import invariants, processes, storages
+from .support import invariants, processes, sftp, storages
 from .support.cutting_proxy import CuttingProxy
 from .support.django_project import Manage, Project
 from .support.django_project import make_project as build_project
@@ -128,6 +131,7 @@ from .support.postgres import (
     started_servers,
 )
 from .support.s3 import Bucket, S3Server
+from .support.sftp import SftpServer
 from .support.sites import Site
 from .support.sites import make_site as build_site
 
@@ -427,6 +431,20 @@ def s3_bucket(s3_server: S3Server, _fresh_world: None) -> Iterator[Bucket]:
 def s3_proxy(s3_server: S3Server) -> Iterator[CuttingProxy]:
     with CuttingProxy(s3_server.endpoint_url) as proxy:
         yield proxy
+
+
+@pytest.fixture(scope="session")
+def _sftp_server() -> Iterator[SftpServer]:
+    if not sftp.PROGRAM.exists():
+        pytest.skip(f"there is no {sftp.PROGRAM}")
+    with contextlib.closing(SftpServer()) as server:
+        yield server
+
+
+@pytest.fixture
+def sftp_server(_sftp_server: SftpServer) -> Iterator[SftpServer]:
+    yield _sftp_server
+    _sftp_server.clear()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Storage locations: a directory, a bucket, or any backend of django-storages.
+"""Storage locations: a directory, a bucket, an SFTP server, or any backend of django-storages.
 
 Each is a :class:`Backend`: bytes under names, published whole or not at all.
 """
@@ -20,7 +20,8 @@ from .generic import GenericBackend
 __all__ = ["Backend", "Leftover", "Note", "Stored", "open_backend", "say_nothing"]
 
 S3_MODULE = "storages.backends.s3"
-"""Without this module there can be no storage of its class."""
+SFTP_MODULE = "storages.backends.sftpstorage"
+"""Without these modules there can be no storages of their classes."""
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):")
 
@@ -66,6 +67,15 @@ def _of_alias(location: str, note: Note) -> Backend:
 
         if isinstance(storage, S3Storage) and _saves_as(storage, S3Storage):
             return S3Backend(storage, prefix)
+    if SFTP_MODULE in sys.modules:
+        from storages.backends.sftpstorage import SFTPStorage  # noqa: PLC0415
+
+        from .sftp import SftpBackend  # noqa: PLC0415
+
+        if isinstance(storage, SFTPStorage) and _saves_as(storage, SFTPStorage):
+            # The one of the alias is shared by all threads, which its connection cannot be.
+            own = storages.create_storage(storages.backends[alias])  # type: ignore[arg-type]
+            return SftpBackend(own, prefix)
     return GenericBackend(storage, prefix, note)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ from datetime import datetime
 from django.core.exceptions import SuspiciousOperation
 
 from ..core.dump import Content
-from ..core.errors import InvalidName, PgcloneError, StorageError
+from ..core.errors import Conflict, InvalidName, PgcloneError, StorageError
 from ..core.streams import Readable
 
 Note = Callable[[str], None]
@@ -42,6 +44,25 @@ class Leftover:
     kind: str = "partial file"
     upload: str = ""
     """The number of an unfinished upload."""
+
+
+PARTIAL = ".partial-"
+"""What is in the name of a file that is still being written."""
+
+_PARTIAL_NAME = re.compile(rf"(?:.+/)?[^/]+{re.escape(PARTIAL)}[0-9a-f]{{16}}")
+
+
+def partial_name(name: str) -> str:
+    """A name of its own for a file that will be called ``name`` once it is whole."""
+    return f"{name}{PARTIAL}{secrets.token_hex(8)}"
+
+
+def is_partial(name: str) -> bool:
+    return _PARTIAL_NAME.fullmatch(name) is not None
+
+
+def taken(name: str) -> Conflict:
+    return Conflict(f'"{name}" exists already', hint="Nothing was overwritten.")
 
 
 @contextmanager

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
-import secrets
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,14 +14,19 @@ from pathlib import Path
 from django.core.files.storage import FileSystemStorage
 
 from ..core.dump import Content
-from ..core.errors import Conflict, InvalidName
+from ..core.errors import InvalidName
 from ..core.streams import BLOCK, Readable
-from .base import Backend, Leftover, Stored, removed_on_error, storage_errors
-
-PARTIAL = ".partial-"
-"""What is in the name of a file that is still being written."""
-
-_PARTIAL_NAME = re.compile(rf".+{re.escape(PARTIAL)}[0-9a-f]{{16}}")
+from .base import (
+    PARTIAL,
+    Backend,
+    Leftover,
+    Stored,
+    is_partial,
+    partial_name,
+    removed_on_error,
+    storage_errors,
+    taken,
+)
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
@@ -48,9 +51,9 @@ class FileBackend(Backend):
         with storage_errors(f'"{name}" cannot be stored'):
             path = self._path(name)
             if os.path.lexists(path):
-                raise _taken(name)
+                raise taken(name)
             _make_directory(path.parent)
-            partial = path.with_name(f"{path.name}{PARTIAL}{secrets.token_hex(8)}")
+            partial = path.with_name(partial_name(path.name))
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with os.fdopen(os.open(partial, flags, FILE_MODE), "wb") as file:
                 try:
@@ -100,7 +103,7 @@ class FileBackend(Backend):
     def leftovers(self, older_than: datetime) -> Iterator[Leftover]:
         with storage_errors(f'the directory "{self._root}" cannot be listed'):
             for directory, _directories, files in os.walk(self._root, onerror=_unless_missing):
-                for file in filter(_PARTIAL_NAME.fullmatch, files):
+                for file in filter(is_partial, files):
                     path = Path(directory, file)
                     changed = _changed(path)
                     if changed is not None and changed < older_than:
@@ -156,16 +159,12 @@ def _publish(partial: Path, path: Path, name: str) -> None:
     try:
         os.link(partial, path)
     except FileExistsError as error:
-        raise _taken(name) from error
+        raise taken(name) from error
     except OSError:
         # A file system without hard links.
         if os.path.lexists(path):
-            raise _taken(name) from None
+            raise taken(name) from None
         partial.rename(path)
-
-
-def _taken(name: str) -> Conflict:
-    return Conflict(f'"{name}" exists already', hint="Nothing was overwritten.")
 
 
 def _sync_directory(directory: Path) -> None:

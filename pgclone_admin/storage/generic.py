@@ -15,14 +15,7 @@ from django.core.files.storage import InMemoryStorage, Storage
 from ..core.dump import Content
 from ..core.errors import Conflict, StorageError
 from ..core.streams import BLOCK, Readable
-from .base import Backend, Note, Stored, removed_on_error, say_nothing, storage_errors
-
-STREAMING_CLASSES = ("storages.backends.sftpstorage.SFTPStorage",)
-"""Backends that take a file of unknown size in pieces, beside those that have their own module.
-
-The others (Google Cloud, Azure, Dropbox) rewind the file or ask for its size first, so that for
-them a dump is put into a temporary file before.
-"""
+from .base import Backend, Note, Stored, removed_on_error, say_nothing, storage_errors, taken
 
 FETCHING_CLASSES = {
     "storages.backends.gcloud.GoogleCloudStorage": "a temporary file",
@@ -84,7 +77,7 @@ class GenericBackend(Backend):
         with storage_errors(what):
             full_name = self._prefix + name
             if self._storage.exists(full_name):
-                raise Conflict(f'"{name}" exists already', hint="Nothing was overwritten.")
+                raise taken(name)
             with removed_on_error(lambda: self._storage.delete(full_name)), storage_errors(what):
                 saved_as = self._save(full_name, content, expected_size)
             if saved_as != full_name:
@@ -121,9 +114,12 @@ class GenericBackend(Backend):
             self._note(f"the temporary file has {_megabytes(content.size)} and is sent now")
 
     def _streams(self) -> bool:
-        return isinstance(self._storage, InMemoryStorage) or not set(STREAMING_CLASSES).isdisjoint(
-            self._bases
-        )
+        """Whether it takes a file of unknown size in pieces.
+
+        The others (Google Cloud, Azure, Dropbox) rewind the file or ask for its size first, so that
+        for them a dump is put into a temporary file before.
+        """
+        return isinstance(self._storage, InMemoryStorage)
 
     def open(self, name: str) -> Readable:
         with storage_errors(f'"{name}" cannot be read'):

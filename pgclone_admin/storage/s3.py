@@ -26,7 +26,7 @@ from ..core.errors import (
 from ..core.names import DumpKey
 from ..core.streams import Readable
 from ..settings import settings
-from .base import Backend, Leftover, Stored, removed_on_error, storage_errors
+from .base import Backend, Leftover, Stored, removed_on_error, storage_errors, taken
 from .generic import StreamedFile
 
 SMALLEST_PART = 5 * 1024 * 1024
@@ -134,7 +134,7 @@ class S3Backend(Backend):
     def save(self, name: str, content: Content, *, expected_size: int) -> None:
         with s3_errors(f'"{name}" cannot be stored'):
             if self.size(name) is not None:
-                raise Conflict(f'"{name}" exists already', hint="Nothing was overwritten.")
+                raise taken(name)
             self._storage.transfer_config = transfer_config(expected_size)
             full_name = self._prefix + name
             with (

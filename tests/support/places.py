@@ -32,6 +32,7 @@ from pgclone_admin.store import DumpStore
 
 from .postgres import PostgresServer
 from .s3 import Bucket
+from .sftp import SftpServer
 from .sites import Site, template
 from .storages import Box
 
@@ -226,6 +227,14 @@ def _alias_s3(request: Request) -> Place:
     return S3Place(bucket, f"media/{PREFIX}", f"storages:{ALIAS}/{PREFIX}", settings)
 
 
+def _alias_sftp(request: Request) -> Place:
+    root: Path = request.getfixturevalue("storage_root")
+    server: SftpServer = request.getfixturevalue("sftp_server")
+    options = server.storage_options(root)
+    settings = _alias("storages.backends.sftpstorage.SFTPStorage", **options)
+    return FilesPlace(root, PREFIX, f"storages:{ALIAS}/{PREFIX}", settings)
+
+
 def _memory(request: Request) -> Place:
     return AliasPlace(PREFIX, _alias("django.core.files.storage.InMemoryStorage"))
 
@@ -241,12 +250,13 @@ KINDS: dict[str, Callable[[Request], Place]] = {
     "s3": _s3,
     "alias of files": _alias_files,
     "alias of s3": _alias_s3,
+    "alias of sftp": _alias_sftp,
     "alias in memory": _memory,
     "alias of anything": _faulty,
 }
 """Every way in which the product keeps dumps."""
 
-DIFFERENT_KINDS = ("files", "s3", "alias of anything")
+DIFFERENT_KINDS = ("files", "s3", "alias of sftp", "alias of anything")
 """One of each implementation."""
 
 
