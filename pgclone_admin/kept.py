@@ -14,7 +14,7 @@ from django.db import connections, router
 from django.db.models import Model
 from psycopg2 import sql
 
-from .core.carrier import pipe
+from .core.between import pipe
 from .core.connection import one_row
 from .core.kept import Keeping, KeptName
 from .settings import session_engine, settings

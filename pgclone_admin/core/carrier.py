@@ -15,8 +15,6 @@ some tenths of a second.
 from __future__ import annotations
 
 import math
-import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,14 +25,23 @@ from typing import Any
 import psycopg2
 from psycopg2 import sql
 
+from .between import pipe, snapshot
 from .connection import Connection, one_row
 from .kept import KeptTable
+from .kept_rows import (
+    FEW_KEYS,
+    copy_in,
+    copy_out,
+    first_candidates,
+    is_among,
+    keys_as_text,
+    names_of,
+    same_key,
+    staging_table,
+)
 
 BATCH = 5_000
 """Rows that are looked at together when some are to be left behind."""
-
-FEW_KEYS = 500
-"""Keys that are looked up by one statement."""
 
 
 class TooSlow(Exception):
@@ -55,9 +62,9 @@ class _State:
 class Carrier:
     """The kept tables on their way.
 
-    Its methods take connections without autocommit, prepared by :func:`speak_alike`. ``past`` is a
-    second one to the live database, the same one in every call: between two calls its transaction
-    goes on seeing what was there at the first, and holds no lock on a table.
+    Its methods take connections without autocommit that ``speak_alike``. ``past`` is a second one
+    to the live database, the same one in every call: between two calls its transaction goes on
+    seeing what was there at the first, and holds no lock on a table.
     """
 
     tables: Sequence[KeptTable]
@@ -73,7 +80,7 @@ class Carrier:
     def copy(self, live: Connection, temporary: Connection, past: Connection) -> None:
         """Copies all rows, as of one moment, without a lock. What was copied before is replaced."""
         self._state = None
-        with _snapshot(live) as there:
+        with snapshot(live) as there:
             with self._target(temporary) as here:
                 self._look_at_rules(there, here)
                 state = self._look_at_tables(there)
@@ -103,7 +110,7 @@ class Carrier:
         before = self._state
         assert before is not None, "nothing was copied yet"
         self._until = until
-        with live.cursor() if locked else _snapshot(live) as there:
+        with live.cursor() if locked else snapshot(live) as there:
             try:
                 with self._target(temporary) as here:
                     state = self._look_at_tables(there)
@@ -176,8 +183,8 @@ class Carrier:
             here.execute(sql.SQL("TRUNCATE {}").format(names))
 
     def _copy_table(self, there: Any, here: Any, table: KeptTable) -> int:
-        into = _copy_in(table.identifier, table.columns)
-        pipe(there, _copy_out(table, table.columns), here, into)
+        into = copy_in(table.identifier, table.columns)
+        pipe(there, copy_out(table, table.columns), here, into)
         count = int(here.rowcount)
         self._leave_behind(here, table, table.identifier)
         return count
@@ -190,7 +197,7 @@ class Carrier:
         if not self._filtered[table.oid] or table.rule is None:
             return
         columns = (*table.key, *table.rule.columns)
-        query = sql.SQL("SELECT {} FROM {}").format(_names(columns), source)
+        query = sql.SQL("SELECT {} FROM {}").format(names_of(columns), source)
         with here.connection.cursor(name="pgclone_rows") as rows:
             rows.itersize = BATCH
             rows.execute(query)
@@ -200,7 +207,7 @@ class Carrier:
                 if gone:
                     here.execute(
                         sql.SQL("DELETE FROM {} AS t WHERE ({}) IN {}").format(
-                            table.identifier, _names(table.key, "t"), sql.Literal(tuple(gone))
+                            table.identifier, names_of(table.key, "t"), sql.Literal(tuple(gone))
                         )
                     )
 
@@ -222,17 +229,17 @@ class Carrier:
             # Without a key nobody can say which row is which.
             here.execute(sql.SQL("TRUNCATE {}").format(table.identifier))
             return self._copy_table(there, here, table)
-        staged = _staging_table(here, table)
-        out = _copy_out(table, table.columns, since=horizon)
+        staged = staging_table(here, table)
+        out = copy_out(table, table.columns, since=horizon)
         with (
             self._looking_back(past),
             past.cursor(name="pgclone_keys") as candidates,
             ThreadPoolExecutor(1) as at_once,
         ):
             # Each looks through the whole table, in a session of its own.
-            first = at_once.submit(_first_candidates, candidates, table, horizon)
+            first = at_once.submit(first_candidates, candidates, table, horizon)
             try:
-                pipe(there, out, here, _copy_in(staged, table.columns))
+                pipe(there, out, here, copy_in(staged, table.columns))
                 changed = int(here.rowcount)
                 gone = self._delete_missing(there, here, table, first.result(), candidates)
             except BaseException:
@@ -275,16 +282,16 @@ class Carrier:
                 raise TooSlow
             there.execute(
                 sql.SQL("SELECT {} FROM {} AS t WHERE {} AND ({})").format(
-                    _keys_as_text(table),
+                    keys_as_text(table),
                     table.identifier,
-                    _is_among(table, keys),
+                    is_among(table, keys),
                     sql.SQL(table.condition),
                 )
             )
             if gone := set(keys) - set(there.fetchall()):
                 here.execute(
                     sql.SQL("DELETE FROM {} AS t WHERE {}").format(
-                        table.identifier, _is_among(table, sorted(gone))
+                        table.identifier, is_among(table, sorted(gone))
                     )
                 )
                 deleted += len(gone)
@@ -302,7 +309,7 @@ class Carrier:
                         for c in others
                     ),
                     staged,
-                    _same_key(table, "s"),
+                    same_key(table, "s"),
                 )
             )
         here.execute(
@@ -311,135 +318,14 @@ class Carrier:
                 " WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})"
             ).format(
                 table.identifier,
-                _names(table.columns),
-                _names(table.columns, "s"),
+                names_of(table.columns),
+                names_of(table.columns, "s"),
                 staged,
                 table.identifier,
-                _same_key(table, "s"),
+                same_key(table, "s"),
             )
         )
         self._leave_behind(here, table, staged)
-
-
-def speak_alike(connection: Connection) -> None:
-    """Prepares a session: values travel as text, and both sides have to mean the same by it."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 3;"
-            " SET bytea_output = 'hex'; SET TimeZone = 'UTC';"
-            # What was committed while a lock was waited for has to be seen when it is there.
-            " SET default_transaction_isolation = 'read committed';"
-            " SET default_transaction_read_only = off"
-        )
-    connection.commit()
-
-
-@contextmanager
-def _snapshot(live: Connection) -> Iterator[Any]:
-    """A transaction that sees the live database as of its first query."""
-    with live.cursor() as cursor:
-        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        try:
-            yield cursor
-        finally:
-            if not live.closed:
-                live.rollback()
-
-
-def _first_candidates(candidates: Any, table: KeptTable, horizon: str) -> list[Any]:
-    """The first keys of rows that were there at the last copy and may have been deleted since.
-
-    An ``xmax`` that was there before is that of somebody who only locked the row. It is told by its
-    age, unless it may be the number of a multixact, whose age tells nothing here.
-    """
-    candidates.execute(
-        sql.SQL(
-            "SELECT {} FROM {} AS t WHERE ({}) AND t.xmax <> '0'::xid"
-            " AND (age(t.xmax) <= (SELECT age({}::xid)) OR mxid_age(t.xmax) > 0)"
-        ).format(
-            _keys_as_text(table),
-            table.identifier,
-            sql.SQL(table.condition),
-            sql.Literal(horizon),
-        )
-    )
-    keys: list[Any] = candidates.fetchmany(FEW_KEYS)
-    return keys
-
-
-def _names(columns: Sequence[str], alias: str = "") -> sql.Composable:
-    prefix = sql.SQL(f"{alias}." if alias else "")
-    return sql.SQL(", ").join(prefix + sql.Identifier(column) for column in columns)
-
-
-def _same_key(table: KeptTable, alias: str) -> sql.Composable:
-    return sql.SQL(" AND ").join(
-        sql.SQL("t.{} = {}.{}").format(sql.Identifier(c), sql.SQL(alias), sql.Identifier(c))
-        for c in table.key
-    )
-
-
-def _keys_as_text(table: KeptTable) -> sql.Composable:
-    return sql.SQL(", ").join(
-        sql.SQL("t.{}::text").format(sql.Identifier(column)) for column in table.key
-    )
-
-
-def _is_among(table: KeptTable, keys: Sequence[tuple[str, ...]]) -> sql.Composable:
-    return sql.SQL("({}) IN {}").format(_names(table.key, "t"), sql.Literal(tuple(keys)))
-
-
-def _copy_out(table: KeptTable, columns: Sequence[str], since: str | None = None) -> sql.Composable:
-    query = sql.SQL("SELECT {} FROM {} AS t WHERE ({})").format(
-        _names(columns, "t"), table.identifier, sql.SQL(table.condition)
-    )
-    if since is not None:
-        # The other side is computed once, not for each row.
-        changed = sql.SQL(" AND age(t.xmin) <= (SELECT age({}::xid))")
-        query += changed.format(sql.Literal(since))
-    return sql.SQL("COPY ({}) TO STDOUT").format(query)
-
-
-def _copy_in(target: sql.Composable, columns: Sequence[str]) -> sql.Composable:
-    return sql.SQL("COPY {} ({}) FROM STDIN").format(target, _names(columns))
-
-
-def _staging_table(here: Any, table: KeptTable) -> sql.Composable:
-    """A table of its own for the rows that have changed."""
-    here.execute("DROP TABLE IF EXISTS pg_temp.pgclone_changed")
-    here.execute(
-        sql.SQL(
-            "CREATE TEMPORARY TABLE pgclone_changed ON COMMIT DROP AS SELECT {} FROM {} LIMIT 0"
-        ).format(_names(table.columns), table.identifier)
-    )
-    return sql.Identifier("pg_temp", "pgclone_changed")
-
-
-def pipe(there: Any, out: sql.Composable, here: Any, into: sql.Composable) -> None:
-    """Copies from one connection into the other, in pieces, as they come."""
-    reading, writing = os.pipe()
-    failed: list[BaseException] = []
-
-    def send() -> None:
-        try:
-            with os.fdopen(writing, "wb") as output:
-                there.copy_expert(out, output)
-        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
-            failed.append(error)
-
-    sender = threading.Thread(target=send, name="pgclone kept rows", daemon=True)
-    sender.start()
-    try:
-        with os.fdopen(reading, "rb") as rows:
-            here.copy_expert(into, rows)
-    except psycopg2.Error:
-        # What the reader then says of the end is the consequence of what has failed here.
-        if not any(isinstance(error, psycopg2.Error) for error in failed):
-            raise
-    finally:
-        sender.join()
-    if failed:
-        raise failed[0]
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import psycopg2
 from psycopg2 import errorcodes, sql
 
-from .carrier import Carrier, TooSlow, speak_alike
+from .between import speak_alike
+from .carrier import Carrier, TooSlow
 from .connection import Connection
 from .errors import Conflict, ServerUnavailable, TooBusy
 from .kept import Agreed, Keeping, check_definitions, find_kept

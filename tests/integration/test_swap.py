@@ -8,6 +8,7 @@ import threading
 import psycopg2
 import pytest
 
+from pgclone_admin.core import renaming as renaming_module
 from pgclone_admin.core import swap as swap_module
 from pgclone_admin.core.errors import Conflict, TooBusy
 from pgclone_admin.core.names import derived_name
@@ -125,7 +126,7 @@ def test_with_pg_signal_backend_sessions_of_other_roles_are_ended(own_pg, make_s
 
 
 def test_a_lock_on_the_live_database_that_is_not_let_go_is_too_busy(make_site, monkeypatch):
-    monkeypatch.setattr(swap_module, "LOCK_TIMEOUT", 300)
+    monkeypatch.setattr(renaming_module, "LOCK_TIMEOUT", 300)
     site = make_site()
     made = temporary(site)
     with contextlib.closing(site.server.connect(autocommit=False)) as blocker:
@@ -184,13 +185,13 @@ def test_whether_a_swap_has_happened_is_told_by_the_oids(make_site):
 def test_a_connection_that_breaks_after_the_commit_is_no_failure(make_site, monkeypatch):
     site = make_site()
     made = temporary(site)
-    commit = swap_module._Renaming.run
+    commit = renaming_module.Renaming.run
 
     def commit_and_break(self):
         commit(self)
         self.error = psycopg2.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(swap_module._Renaming, "run", commit_and_break)
+    monkeypatch.setattr(renaming_module.Renaming, "run", commit_and_break)
     swapped(site, made)
     assert site.oid == made.oid
     drop(site, "swap")

@@ -151,8 +151,7 @@ class Stops:
         from pgclone_admin.core import swap as swap_module  # noqa: PLC0415
         from pgclone_admin.core.carrier import Carrier  # noqa: PLC0415
         from pgclone_admin.core.keeper import Keeper  # noqa: PLC0415
-
-        renaming = swap_module._Renaming
+        from pgclone_admin.core.renaming import Renaming  # noqa: PLC0415
 
         def note(name: str, connection: Any) -> None:
             self._pids[name] = connection.info.backend_pid
@@ -188,10 +187,10 @@ class Stops:
             setattr(owner, name, wrapped)
 
         timed(carrier_module, "pipe", "reading what is new")
-        timed(carrier_module, "_first_candidates", "reading what may be gone, meanwhile")
+        timed(carrier_module, "first_candidates", "reading what may be gone, meanwhile")
         timed(Carrier, "_delete_missing", "deleting what is gone")
         timed(Carrier, "_take_over", "writing what is new")
-        timed(renaming, "_rename", "renaming")
+        timed(Renaming, "_rename", "renaming")
         timed(Carrier, "catch_up", "the changes in all")
 
         def in_catch_up(*_arguments: Any) -> None:
@@ -215,15 +214,15 @@ class Stops:
             after=lambda result, *_: self.reach("the rename waits") if result else None,
         )
         wrap(Keeper, "is_alive", before=lambda *_: self.reach("the others are gone"))
-        wrap(renaming, "approve", after=lambda *_: self.reach("approved"))
+        wrap(Renaming, "approve", after=lambda *_: self.reach("approved"))
         wrap(
             Keeper,
             "leave",
             after=lambda _result, keeper: self.reach("let go") if self._approved else None,
         )
-        wrap(renaming, "__init__", before=self._begin_attempt)
-        wrap(renaming, "_rename", after=lambda *_: self.reach("renamed"))
-        wrap(renaming, "run", after=lambda *_: self.reach("committed"))
+        wrap(Renaming, "__init__", before=self._begin_attempt)
+        wrap(Renaming, "_rename", after=lambda *_: self.reach("renamed"))
+        wrap(Renaming, "run", after=lambda *_: self.reach("committed"))
 
     _attempt: Any = None
 
