@@ -47,6 +47,7 @@ class Shown:
     is_lost: bool = False
     """Whether nothing can be undone."""
     account: Outlook | None = None
+    is_held: bool = False
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -75,6 +76,7 @@ def shown(
         back=_back(plan, is_held=is_held),
         is_lost=replaces and not plan.keeps,
         account=outlook,
+        is_held=is_held,
         warnings=[formats.capitalized(warning) for warning in plan.warnings],
     )
 

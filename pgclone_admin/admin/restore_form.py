@@ -77,7 +77,10 @@ class HookForm(forms.Form):
             for option in self.LISTS.values()
             for name, parameter in declared_parameters(option).items()
         }
+        order = [*self.fields]
+        after = max((order.index(field) + 1 for field in self.LISTS if field in order), default=0)
         self.fields |= {name: _field_of(each) for name, each in self.parameters.items()}
+        self.order_fields([*order[:after], *self.parameters])
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = self.cleaned_data

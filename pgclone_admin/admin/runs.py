@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.contrib import admin
@@ -25,12 +25,20 @@ from .shared import ReadingAdmin, actor_of, link_to, require, tell, tell_recover
 UNDO_PAGE = "pgclone_admin_localdatabase_restore"
 
 
+class StatusOfRunFilter(admin.ChoicesFieldListFilter):
+    """Without what only a dump can be."""
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        missing = Status.MISSING.label
+        return (each for each in super().choices(changelist) if each["display"] != missing)
+
+
 @admin.register(RestoreRun)
 class RestoreRunAdmin(ReadingAdmin):
     list_display = ("status_cell", "what", "source", "asked")
     list_display_links = ("what",)
     list_filter = (
-        "status",
+        ("status", StatusOfRunFilter),
         "kind",
         ("database", admin.AllValuesFieldListFilter),
         ("target", admin.AllValuesFieldListFilter),

@@ -73,6 +73,10 @@ def test_hooks_and_parameters_that_are_chosen_are_those_that_run(pages, dump, de
     assert "after (SQL: INSERT INTO" in text
     assert "What it &lt;i&gt;says&lt;/i&gt;." in text
     assert "<b>note" not in text
+    # A parameter is asked for where its hook is chosen.
+    asked = ["id_hooks", "id_post_swap_hooks", "id_param-text", "id_param-times", "id_reversible"]
+    places = [text.index(f'"{name}') for name in asked]
+    assert places == sorted(places)
 
     run = executed(
         pages,

@@ -431,6 +431,8 @@ def test_what_is_held_replaces_nothing_and_asks_for_the_way_back_later(pages, du
     chosen = {"looked": 1, "database": "default", "what": "hold", "hooks": [], "reversible": "on"}
     text = client.get(url_of(dump), chosen).content.decode()
     assert "is asked when it is swapped in" in text
+    assert "Your account, once it is swapped in:" in text
+    assert "Your account:" not in text
     assert "Older local databases are dropped" not in text
     assert ":post" not in text.partition("In detail")[2]
     held = {"database": "default", "what": "hold", "reversible": "on"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -142,6 +143,12 @@ def test_the_list_is_filtered_and_searched(pages, query, found):
     pages.run(requested_by="b", status=Status.LOST)
     answer = pages.client("view_restorerun").get(f"{address('changelist')}?{query}")
     assert {run.requested_by for run in answer.context["cl"].result_list} == found
+
+
+def test_the_list_offers_only_what_a_run_can_be(pages):
+    text = pages.client("view_restorerun").get(address("changelist")).content.decode()
+    offered = set(re.findall(r"status__exact=(\w+)", text))
+    assert offered == {"queued", "running", "succeeded", "failed", "cancelled", "lost"}
 
 
 # -- runs that do not go on -----------------------------------------------------------------------
