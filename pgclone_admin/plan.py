@@ -149,6 +149,7 @@ class Question:
     """How many standbys have their sessions ended, too."""
     ignore_standbys: bool = False
     hold: bool = False
+    replaces_beside: bool = True
 
 
 def make_plan(
@@ -190,6 +191,7 @@ def make_plan(
         keeps_parked=question.reversible or isinstance(key, LocalKey),
         reached_standbys=question.standbys,
         ignore_standbys=question.ignore_standbys,
+        replaces_beside=question.replaces_beside,
     )
     plan.collect(target.all())
     if not plan.obstacles:
@@ -205,6 +207,8 @@ def make_plan(
         plan.held = question.hold
         _foretell_copies(plan, key, server, names, reversible=question.reversible)
         _look_at_kept_tables(plan, question, server, live)
+    elif names.beside and server.database(names.beside) is not None:
+        plan.drops = [str(question.beside)]
     try:
         if isinstance(key, LocalKey):
             source = server.existing(local_source(key, question.live))

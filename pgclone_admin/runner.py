@@ -119,7 +119,7 @@ def _verify(run: RestoreRun, reporter: Reporter) -> dict[str, Any]:
 
 
 def _copy(run: RestoreRun, reporter: Reporter) -> dict[str, Any]:
-    copied = copies.copy_live(_options(run), run.key, reporter)
+    copied = copies.copy_live(_options(run), run.key, reporter, replaces=False)
     return {"database": copied.database.name, "seconds": copied.seconds, "piped": copied.piped}
 
 

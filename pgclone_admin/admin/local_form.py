@@ -48,7 +48,7 @@ class CopyForm(forms.Form):
     name = forms.CharField(
         label=gettext_lazy("Name of the copy"),
         max_length=63,
-        help_text=gettext_lazy("The name of a database that does not exist yet, or of a copy."),
+        help_text=gettext_lazy("The name of a database that does not exist yet."),
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )
 

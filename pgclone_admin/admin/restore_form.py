@@ -222,6 +222,7 @@ class RestoreForm(HookForm):
         name = chosen.get("beside", "").removeprefix(":")
         return Variant(
             beside=f":{name}" if chosen["what"] == BESIDE else None,
+            replaces_beside=False,
             hold=chosen["what"] == HOLD,
             trust_foreign=chosen.get("trust_foreign", False),
             accounts=chosen.get("accounts", []),

@@ -79,6 +79,9 @@ class TargetChecks:
     """How many standbys have their sessions ended, too."""
     ignore_standbys: bool = False
 
+    replaces_beside: bool = True
+    """Whether an older restore beside the live database may be replaced."""
+
     def all(self) -> list[Check]:
         checks: list[Check] = [self.is_no_system_database, self.may_create, self.names_are_free]
         if self.live is not None and not self.names.beside:
@@ -101,8 +104,12 @@ class TargetChecks:
         return []
 
     def names_are_free(self) -> list[str]:
+        protected, live = self.protected | {self.names.live}, self.names.live
         for name in self.names.made:
-            self.server.check_target(name, self.protected | {self.names.live}, live=self.names.live)
+            kinds = None
+            if name == self.names.beside:
+                kinds = {"beside"} if self.replaces_beside else ()
+            self.server.check_target(name, protected, live=live, kinds=kinds)
         return []
 
     def sessions_can_be_ended(self) -> list[str]:

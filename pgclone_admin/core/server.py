@@ -388,9 +388,16 @@ class Server:
             )
         return mark
 
-    def check_target(self, name: str, protected: Collection[str], *, live: str) -> None:
+    def check_target(
+        self,
+        name: str,
+        protected: Collection[str],
+        *,
+        live: str,
+        kinds: Collection[str] | None = None,
+    ) -> None:
         """:class:`DatabaseProtected` unless ``name`` is free, or a database made for ``live`` has
-        it: another site on the same server has marks like ours."""
+        it, of one of these ``kinds``: another site on the same server has marks like ours."""
         check_database_name(name)
         if name in protected:
             raise DatabaseProtected(
@@ -405,6 +412,11 @@ class Server:
                 f'the database "{name}" was made for the database "{mark.of}", not for "{live}", '
                 "and is left alone",
                 hint="Choose another name, or drop it where it belongs.",
+            )
+        if kinds is not None and mark.kind not in kinds:
+            raise DatabaseProtected(
+                f'there is a database "{name}" already, and it is left alone',
+                hint="Choose another name, or drop it first.",
             )
 
     @contextmanager

@@ -33,6 +33,8 @@ class RestoreRequest:
     reversible: bool = False
     beside: LocalKey | None = None
     """Keeps the result under this name and swaps nothing."""
+    replaces_beside: bool = True
+    """Whether an older one under that name may be replaced."""
     hold: bool = False
     """Keeps the result for a swap that somebody asks for later."""
     drill: bool = False
@@ -117,6 +119,7 @@ class Target:
                 keeps_parked=keeps_parked,
                 reached_standbys=len(request.standbys),
                 ignore_standbys=request.ignore_standbys,
+                replaces_beside=request.replaces_beside,
             )
             run_checks(checks.all(), reporter)
             settle_parked(server, names)

@@ -22,9 +22,15 @@ what was measured with STRATEGY FILE_COPY, 1.3 GB in 0.9 to 1.4 s, cut in half."
 
 
 def copy_live(
-    options: Options, target: str, reporter: Reporter, *, end_sessions: bool = False
+    options: Options,
+    target: str,
+    reporter: Reporter,
+    *,
+    end_sessions: bool = False,
+    replaces: bool = True,
 ) -> CopyResult:
-    """Copies the live database to the local key ``target``.
+    """Copies the live database to the local key ``target``; an older copy of that name is replaced
+    only if that is wanted, anything else never.
 
     Without ``end_sessions`` nobody is sent away: the copy is made by the server when nobody is
     connected, else it is piped.
@@ -43,7 +49,8 @@ def copy_live(
         server.lock(live, exclusive=False)
         source = server.existing(live)
         server.check_may_create(source.owner)
-        server.check_target(name, protected_names(), live=live)
+        kinds = {"copy"} if replaces else ()
+        server.check_target(name, protected_names(), live=live, kinds=kinds)
         if end_sessions:
             seconds = max(1, round(server.size(live) / COPY_RATE))
             reporter.warn(

@@ -17,7 +17,7 @@ from ..core.errors import Conflict, DatabaseProtected, NotAllowed, UsageError
 from ..core.names import DumpKey, LocalKey
 from ..core.preflight import RestoreNames
 from ..core.server import Server
-from ..databases import live_name, maintenance_params
+from ..databases import live_name, maintenance_params, protected_names
 from ..hooks import Stage, check_params, load_hooks
 from ..models import ACTIVE, REPLACING, Dump, Kind, RestoreRun, Run, Status
 from ..options import Arguments, Options, resolve
@@ -143,7 +143,8 @@ def request_restore(
     """A restore that a worker is going to make; ``given`` names the key in full.
 
     ``confirmed_oid`` is the database that the person has seen and confirmed: no other one is
-    replaced. :class:`Conflict` names the run that is there already.
+    replaced. :class:`Conflict` names the run that is there already. A name beside the live database
+    has to be free, now and when the worker is there.
     """
     actor.require(actors.RESTORE)
     if not settings.allow_restore:
@@ -163,7 +164,10 @@ def request_restore(
     live = live_name(options.database)
     target = live if variant.beside is None else local_target(variant.beside, live).name
     oid, identifier = _identity(options, live)
-    _check_confirmed(live, oid, confirmed_oid)
+    if variant.beside is None:
+        _check_confirmed(live, oid, confirmed_oid)
+    else:
+        _check_free(target, options.database, live)
     return _request(
         actor,
         RestoreRun(
@@ -256,11 +260,13 @@ def request_swap(
 
 
 def request_copy(actor: Actor, alias: str, target: str) -> RestoreRun:
-    """A local copy of a live database, which ends no session."""
+    """A local copy of a live database, which ends no session; its name has to be free."""
     actor.require(actors.COPY)
     if not settings.allow_copy:
         raise NotAllowed("copies are not allowed here: PGCLONE_ALLOW_COPY is False")
-    name = local_target(target, live_name(alias)).name
+    live = live_name(alias)
+    name = local_target(target, live).name
+    _check_free(name, alias, live)
     return _request(
         actor,
         RestoreRun(
@@ -320,6 +326,7 @@ def _request(actor: Actor, run: RestoreRun) -> RestoreRun:
 def _kept_variant(variant: Variant) -> dict[str, Any]:
     return {
         "beside": variant.beside,
+        "replaces_beside": False,
         "hold": variant.hold,
         "trust_foreign": variant.trust_foreign,
         "ignore_standbys": variant.ignore_standbys,
@@ -332,6 +339,11 @@ def _identity(options: Options, live: str) -> tuple[int | None, str]:
     with Server.connected(maintenance_params(options.database)) as server:
         database = server.database(live)
         return None if database is None else database.oid, server.system_identifier
+
+
+def _check_free(name: str, alias: str, live: str) -> None:
+    with Server.connected(maintenance_params(alias)) as server:
+        server.check_target(name, protected_names(), live=live, kinds=())
 
 
 def _check_confirmed(live: str, oid: int | None, confirmed_oid: int | None) -> None:

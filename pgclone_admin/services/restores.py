@@ -43,6 +43,8 @@ class Variant:
 
     beside: str | None = None
     """A local copy (``:name``) to make instead of replacing the live database."""
+    replaces_beside: bool = True
+    """Whether an older one of that name may be replaced."""
     hold: bool = False
     """Stop before the swap."""
     drill: bool = False
@@ -156,6 +158,7 @@ def plan_restore(options: Options, *, variant: Variant = DEFAULT) -> Plan:
         standbys=len(request.standbys),
         ignore_standbys=request.ignore_standbys,
         hold=request.hold,
+        replaces_beside=request.replaces_beside,
     )
     with Server.connected(request.maintenance) as server:
         plan = make_plan(
@@ -217,6 +220,7 @@ def _request(options: Options, variant: Variant) -> RestoreRequest:
         maintenance=maintenance_params(options.database),
         reversible=options.reversible,
         beside=None if variant.beside is None else local_target(variant.beside, live),
+        replaces_beside=variant.replaces_beside,
         hold=variant.hold,
         drill=variant.drill,
         # A drill may have run other hooks than those that anonymize, and nobody looks at it.

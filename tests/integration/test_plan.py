@@ -177,6 +177,27 @@ def test_a_plan_beside_replaces_nothing(project):
     assert (plan["database"], plan["replaces"], plan["keeps"]) == ("look", False, [])
 
 
+def test_what_is_made_beside_takes_the_place_of_its_like_alone(project):
+    key = project.pgclone("dump").ok().lines[0]
+    project.pgclone("restore", key, "--to", ":look").ok()
+    project.pgclone("copy", ":whole").ok()
+
+    plan = planned(project, key, "--to", ":look")
+    assert (plan["drops"], codes(plan)) == ([":look"], [])
+    assert codes(planned(project, key, "--to", ":whole", status=1)) == ["database_protected"]
+
+    before = project.server.oid("whole"), project.server.oid("look")
+    assert 'there is a database "whole" already' in (
+        project.pgclone("restore", key, "--to", ":whole").failed(1).stderr
+    )
+    assert 'there is a database "look" already' in project.pgclone("copy", ":look").failed(1).stderr
+    assert (project.server.oid("whole"), project.server.oid("look")) == before
+    project.pgclone("copy", ":whole").ok()
+    project.pgclone("restore", key, "--to", ":look").ok()
+    assert project.server.oid("whole") != before[0]
+    assert project.server.oid("look") != before[1]
+
+
 def test_a_plan_of_an_undo_keeps_what_it_restores(project):
     key = project.pgclone("dump").ok().lines[0]
     project.pgclone("restore", key, "--reversible").ok()

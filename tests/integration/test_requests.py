@@ -269,6 +269,31 @@ def test_what_belongs_to_a_run_and_what_was_not_confirmed_cannot_be_dropped(offi
     assert not RestoreRun.objects.exists()
 
 
+@pytest.mark.parametrize("kind", ["copy", "beside"])
+def test_a_name_that_is_taken_is_nobody_s_to_take(office, kind):
+    actor = person(actors.RESTORE, actors.COPY)
+    name = copied(office, kind)
+    oid = office.server.oid(name)
+    given = {"dump_key": office.pgclone("dump").ok().lines[0], **HERE}
+    asks = [
+        lambda: requests.request_copy(actor, "default", f":{name}"),
+        lambda: requests.request_restore(actor, given, variant=Variant(beside=f":{name}")),
+    ]
+    for ask in asks:
+        with pytest.raises(DatabaseProtected, match=f'there is a database "{name}" already'):
+            ask()
+    assert not OrmQ.objects.exists()
+
+    office.run(f'ALTER DATABASE "{name}" RENAME TO "{name}_away"')
+    runs = [ask() for ask in asks]
+    office.run(f'ALTER DATABASE "{name}_away" RENAME TO "{name}"')
+    for run in runs:
+        tasks.run_restore(run.pk)
+        run.refresh_from_db()
+        assert (run.status, run.error_code) == (Status.FAILED, DatabaseProtected.code), run.error
+    assert office.server.oid(name) == oid
+
+
 def test_a_drill_proves_the_restore_that_would_be_made(office):
     hook = {"name": "own", "code": "SELECT 1"}
     with override_settings(PGCLONE_CONFIGS={"nightly": {"pre_swap_hooks": [hook]}}):

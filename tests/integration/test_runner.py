@@ -171,19 +171,24 @@ def test_a_drop_is_of_the_database_that_was_confirmed_and_of_no_later_one(office
 
 def test_what_another_site_has_made_on_the_same_server_is_left_alone(office):
     name = "their_copy"
-    office.server.create_database(name)
-    mark = Mark.new(name=name, kind="copy", of="their_site").comment()
-    office.run(f'COMMENT ON DATABASE "{name}" IS %s', params=(mark,))
-    oid = office.server.oid(name)
     dump = asked_dump()
     runner.run_dump(dump)
     dump.refresh_from_db()
     beside = Variant(beside=f":{name}")
     given = {**HERE, "dump_key": dump.key, "pre_swap_hooks": []}
-    for run in (
-        requests.request_copy(ADA, "default", f":{name}"),
-        requests.request_restore(ADA, given, variant=beside),
-    ):
+    asks = [
+        lambda: requests.request_copy(ADA, "default", f":{name}"),
+        lambda: requests.request_restore(ADA, given, variant=beside),
+    ]
+    runs = [ask() for ask in asks]
+    office.server.create_database(name)
+    mark = Mark.new(name=name, kind="copy", of="their_site").comment()
+    office.run(f'COMMENT ON DATABASE "{name}" IS %s', params=(mark,))
+    oid = office.server.oid(name)
+    for ask in asks:
+        with pytest.raises(DatabaseProtected):
+            ask()
+    for run in runs:
         assert tasks.run_restore(run.pk) == "database_protected"
         run.refresh_from_db()
         assert 'was made for the database "their_site"' in run.error
