@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, InvalidStorageError, Storage, storages
@@ -74,8 +75,8 @@ def _of_alias(location: str, note: Note) -> Backend:
 
         if isinstance(storage, SFTPStorage) and _saves_as(storage, SFTPStorage):
             # The one of the alias is shared by all threads, which its connection cannot be.
-            own = storages.create_storage(storages.backends[alias])  # type: ignore[arg-type]
-            return SftpBackend(own, prefix)
+            params: Any = storages.backends[alias]
+            return SftpBackend(lambda: storages.create_storage(params), prefix)
     return GenericBackend(storage, prefix, note)
 
 

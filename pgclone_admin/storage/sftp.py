@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import posixpath
 import stat
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -38,8 +39,14 @@ WINDOW = 2 * 1024 * 1024
 """Bytes that are asked for at once: SFTP gives 32 kB for a question, and a network takes its time
 for each."""
 
+SAME_HANDLE = 64 * 1024 * 1024
+"""Bytes after which a file is opened anew: paramiko keeps some of the blocks that it asked for."""
+
 RESUMES = 5
 """How often one download is taken up again after its connection broke."""
+
+FIRST_PAUSE = 0.5
+"""Seconds before the second attempt; each one after it waits twice as long."""
 
 BROKEN = (OSError, EOFError, SSHException)
 """What paramiko raises when a connection is no good any more, among other things."""
@@ -70,12 +77,13 @@ class SftpBackend(Backend):
     given their own name. When the process dies, a partial file stays that nothing lists.
     """
 
-    def __init__(self, storage: SFTPStorage, prefix: str = "") -> None:
-        """``storage``: one that nobody else uses, as a connection serves one thread at a time."""
-        self._storage = storage
-        self._client: Any = None
-        self._root = posixpath.join(storage.root_path, prefix).rstrip("/")
-        weakref.finalize(self, storage.close)
+    def __init__(self, make_storage: Callable[[], SFTPStorage], prefix: str = "") -> None:
+        """``make_storage`` gives one that nobody else uses: a connection serves one thread at a
+        time, and a storage that has lost its connection cannot always make another one."""
+        self._connection = _Connection(make_storage)
+        self._storage = make_storage()
+        self._root = posixpath.join(self._storage.root_path, prefix).rstrip("/")
+        weakref.finalize(self, self._connection.close)
 
     def save(self, name: str, content: Content, *, expected_size: int) -> None:
         what = f'"{name}" cannot be stored'
@@ -132,15 +140,11 @@ class SftpBackend(Backend):
     @property
     def client(self) -> Any:
         """paramiko's ``SFTPClient``, with a connection that is open."""
-        self._client = self._storage.sftp
-        self._client.get_channel().settimeout(ANSWERS_WITHIN)
-        return self._client
+        return self._connection.client()
 
     def disconnect(self) -> None:
         """Ends a connection on which answers were missed; the next request makes another one."""
-        if self._client is not None:
-            # The storage itself could not be used again once it was closed.
-            self._client.get_channel().get_transport().close()
+        self._connection.close()
 
     # -- how
 
@@ -234,6 +238,30 @@ class SftpBackend(Backend):
                 yield name, entry
 
 
+class _Connection:
+    """The connection of one backend, made when it is asked for."""
+
+    def __init__(self, make_storage: Callable[[], SFTPStorage]) -> None:
+        self._make_storage = make_storage
+        self._storage: SFTPStorage | None = None
+
+    def client(self) -> Any:
+        if self._storage is None:
+            self._storage = self._make_storage()
+        try:
+            client = self._storage.sftp
+        except BaseException:
+            self.close()
+            raise
+        client.get_channel().settimeout(ANSWERS_WITHIN)
+        return client
+
+    def close(self) -> None:
+        storage, self._storage = self._storage, None
+        if storage is not None:
+            storage.close()
+
+
 class _ResumingReader:
     """A file, read by many requests at a time, and taken up again where its connection broke."""
 
@@ -259,7 +287,8 @@ class _ResumingReader:
         return data
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def _open(self) -> None:
         try:
@@ -276,9 +305,13 @@ class _ResumingReader:
             )
         self._identity = identity
         self._size = int(attributes.st_size)
+        self._opened_at = self._position
 
     def _next_window(self) -> bytes:
         wanted = min(WINDOW, self._size - self._position)
+        if self._position - self._opened_at >= SAME_HANDLE:
+            self.close()
+            self._file = None
         while wanted:
             try:
                 if self._file is None:
@@ -298,6 +331,8 @@ class _ResumingReader:
                 ) from problem
             self._backend.disconnect()
             self._file = None
+            if self._resumes > 1:
+                time.sleep(FIRST_PAUSE * 2 ** (self._resumes - 2))
         return b""
 
 

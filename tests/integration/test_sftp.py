@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import stat
@@ -126,6 +127,51 @@ def test_a_file_that_is_cut_off_while_it_is_read_does_not_end_early(
 def test_what_is_not_there_is_no_dump(backend: Backend) -> None:
     with pytest.raises(DumpNotFound, match=f'there is no dump "{NAME}"'):
         backend.open(NAME)
+
+
+def test_a_reader_whose_file_is_gone_says_so_and_can_be_closed(
+    sftp_server: SftpServer, place: Place, backend: Backend
+) -> None:
+    some(place, 2 * WINDOW)
+    stream = backend.open(NAME)
+    stream.read(100)
+    place.remove(NAME)
+    sftp_server.cut_answers(after=0)
+    with contextlib.closing(stream), pytest.raises(DumpNotFound):
+        everything(stream)
+
+
+@pytest.mark.parametrize("refused", [1, RESUMES - 1])
+def test_a_download_outlives_a_server_that_is_started_anew(
+    sftp_server: SftpServer, place: Place, backend: Backend, refused: int
+) -> None:
+    data = some(place, 2 * WINDOW)
+    stream = backend.open(NAME)
+    stream.read(100)
+    sftp_server.cut_answers(after=0)
+    with sftp_server.refuses_after_a_cut(times=refused):
+        assert checksum(everything(stream)) == checksum(data[100:])
+
+
+def test_a_backend_can_be_used_again_when_its_server_is_back(
+    sftp_server: SftpServer, place: Place, backend: Backend
+) -> None:
+    some(place, 100)
+    assert backend.size(NAME) == 100
+    sftp_server.cut_answers(after=0)
+    with sftp_server.refuses_after_a_cut():
+        for _ in range(2):
+            with pytest.raises(StorageError, match=f'"{NAME}" cannot be read'):
+                backend.size(NAME)
+    assert backend.size(NAME) == 100
+
+
+def test_a_large_file_is_read_by_one_handle_after_the_other(
+    place: Place, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgclone_admin.storage.sftp.SAME_HANDLE", 2 * WINDOW)
+    data = some(place, 7 * WINDOW + 3)
+    assert checksum(everything(backend.open(NAME))) == checksum(data)
 
 
 # -- writing --------------------------------------------------------------------------------------

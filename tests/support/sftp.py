@@ -39,8 +39,8 @@ class SftpServer:
         """How many were made."""
         self.kilobytes = 0
         """The largest file that is taken, if there is one."""
-        self._is_gone = False
-        self._is_last = False
+        self._refusals = 0
+        self._refused = 0
         threading.Thread(target=self._accept, daemon=True, name="sftp").start()
 
     def storage_options(self, root: Path) -> dict[str, Any]:
@@ -73,13 +73,13 @@ class SftpServer:
         self._rules.extend([is_due] * times)
 
     @contextlib.contextmanager
-    def refuses_after_a_cut(self) -> Iterator[None]:
-        """Who was cut off finds no server any more."""
-        self._is_last = True
+    def refuses_after_a_cut(self, times: int = 1_000_000) -> Iterator[None]:
+        """Who was cut off finds no server any more, so many times."""
+        self._refusals = times
         try:
             yield
         finally:
-            self._is_last = self._is_gone = False
+            self._refusals = self._refused = 0
 
     @contextlib.contextmanager
     def with_room_for(self, *, kilobytes: int) -> Iterator[None]:
@@ -99,7 +99,7 @@ class SftpServer:
         with self._lock:
             if connection.is_open and self._rules and self._rules[0](connection):
                 del self._rules[0]
-                self._is_gone = self._is_last
+                self._refused = self._refusals
                 connection.cut()
 
     def clear(self) -> None:
@@ -119,7 +119,8 @@ class SftpServer:
                 client, _address = self._socket.accept()
             except OSError:
                 return
-            if self._is_gone:
+            if self._refused:
+                self._refused -= 1
                 client.close()
                 continue
             transport = paramiko.Transport(client)
