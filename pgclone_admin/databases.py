@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from django.core.files.storage import storages
 from django.db import connections
@@ -13,7 +14,7 @@ from django.db import connections
 from .core.connection import ConnectionParams
 from .core.errors import ConfigurationError, PgcloneError, UnknownDatabase
 from .core.names import check_database_name
-from .settings import settings
+from .settings import settings, settings_of_storages
 
 # Options of Django's backend that libpq does not know.
 DJANGO_OPTIONS = {
@@ -143,17 +144,30 @@ def passwords() -> frozenset[str]:
     return frozenset(str(c["PASSWORD"]) for c in configured if c.get("PASSWORD"))
 
 
-SECRET_OPTION = re.compile(r"secret|password|passwd|token|credential|account_key", re.IGNORECASE)
+SECRET_OPTION = re.compile(
+    r"secret|password|passwd|passphrase|token|credential|account_key|connection_string",
+    re.IGNORECASE,
+)
+
+ADDRESS = re.compile(r"^[a-z][a-z0-9+.-]*://[^:/]*:(.+)@", re.IGNORECASE)
 
 
 def secrets() -> frozenset[str]:
     """Every password of a database and every secret of a storage that the settings hold."""
-    configured: list[Mapping[str, Any]] = [settings.s3_config]
+    configured: list[Mapping[str, Any]] = [settings.s3_config, settings_of_storages()]
     backends: Any = storages.backends
     configured += [found.get("OPTIONS") or {} for found in backends.values()]
-    return passwords() | {
-        value
-        for options in configured
-        for name, value in options.items()
-        if isinstance(value, str) and value and SECRET_OPTION.search(name)
-    }
+    return passwords().union(*map(_secrets_in, configured))
+
+
+def _secrets_in(options: Mapping[Any, Any]) -> set[str]:
+    """Also those of options within options, and in addresses."""
+    found: set[str] = set()
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            found |= _secrets_in(value)
+        elif isinstance(value, str) and SECRET_OPTION.search(str(name)):
+            found.add(value)
+        elif isinstance(value, str) and (address := ADDRESS.match(value)):
+            found |= {address[1], unquote(address[1])}
+    return found - {""}

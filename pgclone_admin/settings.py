@@ -324,6 +324,16 @@ def cluster_settings() -> Mapping[str, Any]:
     return {**configured, **(alternatives.get(name) or {})} if name else configured
 
 
+OF_STORAGES = ("AWS_", "AZURE_", "DROPBOX_", "FTP_", "GS_", "LIBCLOUD_", "SFTP_")
+"""What the names of django-storages' own settings begin with."""
+
+
+def settings_of_storages() -> dict[str, Any]:
+    """The settings that django-storages reads where an alias has no option of that kind."""
+    names = [name for name in dir(django_settings) if name.startswith(OF_STORAGES)]
+    return {name: getattr(django_settings, name) for name in names}
+
+
 def base_dir() -> Path:
     """Where relative paths begin: ``BASE_DIR`` of the project, else the current directory."""
     return Path(getattr(django_settings, "BASE_DIR", None) or Path.cwd())

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import errno
 import re
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from secrets import token_hex
 
 from django.core.exceptions import SuspiciousOperation
 
 from ..core.dump import Content
 from ..core.errors import Conflict, InvalidName, PgcloneError, StorageError
+from ..core.process import scrubbed
 from ..core.streams import Readable
+from ..databases import secrets
 
 Note = Callable[[str], None]
 """Takes a sentence for the log of whoever uses the storage."""
@@ -54,11 +56,16 @@ _PARTIAL_NAME = re.compile(rf"(?:.+/)?[^/]+{re.escape(PARTIAL)}[0-9a-f]{{16}}")
 
 def partial_name(name: str) -> str:
     """A name of its own for a file that will be called ``name`` once it is whole."""
-    return f"{name}{PARTIAL}{secrets.token_hex(8)}"
+    return f"{name}{PARTIAL}{token_hex(8)}"
 
 
 def is_partial(name: str) -> bool:
     return _PARTIAL_NAME.fullmatch(name) is not None
+
+
+def final_name(partial: str) -> str:
+    """What a file with a name of :func:`partial_name` would have been called."""
+    return partial.rpartition(PARTIAL)[0]
 
 
 def taken(name: str) -> Conflict:
@@ -128,7 +135,7 @@ class Backend(ABC):
 
 @contextmanager
 def storage_errors(what: str) -> Iterator[None]:
-    """Turns what a storage raises into a sentence; what it was cannot hold a secret.
+    """Turns what a storage raises into a sentence, without the secrets that some say in theirs.
 
     Errors of ours, which come through a storage from what it reads, stay as they are.
     """
@@ -140,9 +147,11 @@ def storage_errors(what: str) -> Iterator[None]:
         raise InvalidName(f"{what}: the name points out of the storage location") from error
     except OSError as error:
         raise StorageError(f"{what}: {error.strerror or error}", hint=_hint(error)) from error
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - see below
         # Every backend of django-storages has errors of its own, which share no base class.
-        raise StorageError(f"{what}: {str(error) or type(error).__name__}") from error
+        text = str(error) or type(error).__name__
+        clean = scrubbed(text, secrets())
+        raise StorageError(f"{what}: {clean}") from (error if clean == text else None)
 
 
 def _hint(error: OSError) -> str | None:

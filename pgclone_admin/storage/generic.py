@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import IO, Any, cast
 
-from django.core.files.base import File
+from django.core.files.base import ContentFile, File
 from django.core.files.storage import InMemoryStorage, Storage
 
 from ..core.dump import Content
 from ..core.errors import Conflict, StorageError
 from ..core.streams import BLOCK, Readable
-from .base import Backend, Note, Stored, removed_on_error, say_nothing, storage_errors, taken
+from .base import (
+    PARTIAL,
+    Backend,
+    Leftover,
+    Note,
+    Stored,
+    final_name,
+    is_partial,
+    removed_on_error,
+    say_nothing,
+    storage_errors,
+    taken,
+)
 
 FETCHING_CLASSES = {
     "storages.backends.gcloud.GoogleCloudStorage": "a temporary file",
@@ -25,6 +38,8 @@ FETCHING_CLASSES = {
     "storages.backends.apache_libcloud.LibCloudStorage": "memory",
 }
 """Backends that fetch a file whole before they give its first byte, and where they put it."""
+
+SIGN = b"The file of this name is still being stored, or was left by a process that died.\n"
 
 IN_MEMORY = 2 * 1024 * 1024
 """Bytes of a file that are kept in memory before it goes to the disk."""
@@ -59,7 +74,12 @@ class StreamedFile(File):  # type: ignore[type-arg]
 
 
 class GenericBackend(Backend):
-    """Whatever implements Django's ``Storage``."""
+    """Whatever implements Django's ``Storage``.
+
+    Some write under the final name, and none can rename. So a small file is stored before, and
+    removed after: as long as it lies there, what it stands for is only a part of itself, which
+    nothing lists. When the process dies, both stay.
+    """
 
     def __init__(self, storage: Storage, prefix: str = "", note: Note = say_nothing) -> None:
         # Their spooled files take 0 for no limit, and would hold a whole dump in memory.
@@ -75,14 +95,27 @@ class GenericBackend(Backend):
     def save(self, name: str, content: Content, *, expected_size: int) -> None:
         what = f'"{name}" cannot be stored'
         with storage_errors(what):
-            full_name = self._prefix + name
-            if self._storage.exists(full_name):
+            full_name, sign = self._prefix + name, self._sign(name)
+            if self._storage.exists(full_name) or self._storage.exists(sign):
                 raise taken(name)
-            with removed_on_error(lambda: self._storage.delete(full_name)), storage_errors(what):
+            with removed_on_error(lambda: self._storage.delete(sign)):
+                self._storage.save(sign, ContentFile(SIGN))
+            with removed_on_error(lambda: self._remove(full_name, sign)), storage_errors(what):
                 saved_as = self._save(full_name, content, expected_size)
+            self._storage.delete(sign)
             if saved_as != full_name:
                 self._storage.delete(saved_as)
                 raise Conflict(f'the storage wanted to call "{name}" something else')
+
+    def _sign(self, name: str) -> str:
+        """Says that the file with this name is not whole."""
+        token = hashlib.sha256(name.encode()).hexdigest()[:16]
+        return f"{self._prefix}{name}{PARTIAL}{token}"
+
+    def _remove(self, partial: str, sign: str) -> None:
+        """The sign stays as long as what it stands for."""
+        self._storage.delete(partial)
+        self._storage.delete(sign)
 
     def _save(self, name: str, content: Content, expected_size: int) -> str:
         if self._streams():
@@ -140,6 +173,8 @@ class GenericBackend(Backend):
         with storage_errors(f'"{name}" cannot be read'):
             if not self._storage.exists(self._prefix + name):
                 return None
+            if self._storage.exists(self._sign(name)):
+                return None
             return int(self._storage.size(self._prefix + name))
 
     def delete(self, name: str) -> None:
@@ -148,10 +183,29 @@ class GenericBackend(Backend):
 
     def list(self, prefix: str) -> Iterator[Stored]:
         with storage_errors("the storage cannot be listed"):
-            for name in self._walk(self._prefix.rstrip("/")):
+            names = list(self._walk(self._prefix.rstrip("/")))
+            unfinished = {final_name(name) for name in names if is_partial(name)}
+            for name in names:
                 relative = name.removeprefix(self._prefix)
-                if relative.startswith(prefix) and (stored := self._stored(relative, name)):
+                if is_partial(name) or name in unfinished or not relative.startswith(prefix):
+                    continue
+                if stored := self._stored(relative, name):
                     yield stored
+
+    def leftovers(self, older_than: datetime) -> Iterator[Leftover]:
+        with storage_errors("the storage cannot be listed"):
+            for name in self._walk(self._prefix.rstrip("/")):
+                if is_partial(name):
+                    changed = self._modified(name)
+                    if changed is not None and changed < older_than:
+                        yield Leftover(name.removeprefix(self._prefix), changed)
+
+    def discard(self, leftover: Leftover) -> None:
+        with storage_errors(f'"{leftover.name}" cannot be removed'):
+            sign = self._prefix + leftover.name
+            # It may have been another one's since it was found.
+            if self._storage.exists(sign) and self._modified(sign) == leftover.since:
+                self._remove(final_name(sign), sign)
 
     def _stored(self, relative: str, name: str) -> Stored | None:
         """``None`` for what somebody has deleted since it was listed."""

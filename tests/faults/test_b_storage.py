@@ -44,6 +44,7 @@ from tests.support.fake_programs import (
 )
 from tests.support.invariants import Checker, passfiles, unfinished_files
 from tests.support.places import (
+    ALIAS,
     DIFFERENT_KINDS,
     Place,
     S3Place,
@@ -52,11 +53,13 @@ from tests.support.places import (
     make_place,
     no_database_is_made,
     restore,
+    storage_settings,
     unchanged,
 )
 from tests.support.postgres import PostgresServer, ServerPool
 from tests.support.processes import wait_gone
 from tests.support.s3 import Bucket
+from tests.support.sftp import SftpServer
 from tests.support.sites import Site
 from tests.support.storages import Box, FaultyStorage, StorageBroke
 
@@ -681,8 +684,15 @@ def upload(bucket: Bucket, folder: Path) -> None:
             bucket.client.upload_file(str(path), bucket.name, path.relative_to(folder).as_posix())
 
 
+def sftp_settings(request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:
+    server: SftpServer = request.getfixturevalue("sftp_server")
+    backend = "storages.backends.sftpstorage.SFTPStorage"
+    alias = storage_settings(backend, **server.storage_options(folder))
+    return {**alias, "PGCLONE_STORAGE_LOCATION": f"storages:{ALIAS}/"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["files", "s3"])
+@pytest.mark.parametrize("kind", ["files", "s3", "sftp"])
 def test_f22_restoring_half_a_gigabyte_takes_neither_memory_nor_temporary_space(
     *,
     large_dumps: tuple[Path, str, str],
@@ -698,6 +708,8 @@ def test_f22_restoring_half_a_gigabyte_takes_neither_memory_nor_temporary_space(
         bucket: Bucket = request.getfixturevalue("s3_bucket")
         upload(bucket, folder)
         settings = bucket.settings()
+    elif kind == "sftp":
+        settings = sftp_settings(request, folder)
     site = make_site(empty=True)
     settings["PGCLONE_BIN_DIR"] = str(site.server.bin_dir)
 
@@ -715,13 +727,15 @@ def test_f22_restoring_half_a_gigabyte_takes_neither_memory_nor_temporary_space(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["files", "s3"])
+@pytest.mark.parametrize("kind", ["files", "s3", "sftp"])
 def test_f22_dumping_half_a_gigabyte_takes_no_more_memory_than_a_third_of_it(
     pg: PostgresServer, manage: Manage, tmp_path: Path, request: pytest.FixtureRequest, kind: str
 ) -> None:
     settings: dict[str, Any] = {"PGCLONE_STORAGE_LOCATION": str(tmp_path / "dumps")}
     if kind == "s3":
         settings = request.getfixturevalue("s3_bucket").settings()
+    elif kind == "sftp":
+        settings = sftp_settings(request, tmp_path / "dumps")
     settings["PGCLONE_BIN_DIR"] = str(pg.bin_dir)
 
     def used(database: Site, verb: str) -> Measured:

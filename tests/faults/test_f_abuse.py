@@ -43,6 +43,7 @@ from tests.support.fake_programs import (
 )
 from tests.support.invariants import Checker, passfiles
 from tests.support.places import (
+    ALIAS,
     KINDS,
     LABELS,
     FilesPlace,
@@ -51,6 +52,7 @@ from tests.support.places import (
     maintenance,
     make_place,
     restore,
+    storage_settings,
     unchanged,
 )
 from tests.support.postgres import PASSWORDS, PostgresServer
@@ -747,6 +749,21 @@ def test_f54_a_storage_that_fails_tells_no_key_of_s3(
         assert ("Traceback" in done.stderr) == bool(flags)
         tells_no_secret(done)
     assert s3_bucket.keys() == []
+
+
+def test_f54_a_storage_that_says_its_password_is_not_quoted(project: Project) -> None:
+    """``FTPStorage`` puts all that it logs in with into its error."""
+    canary = "c@nary-of/ftp#1"
+    options = {"location": f"ftp://keeper:{canary}@127.0.0.1:9/dumps"}
+    chosen = {
+        **storage_settings("storages.backends.ftp.FTPStorage", **options),
+        "PGCLONE_STORAGE_LOCATION": f"storages:{ALIAS}/",
+    }
+    for arguments in (("ls",), ("ls", "--traceback"), ("dump",), ("restore", "here/default")):
+        done = project.pgclone(*arguments, settings=chosen)
+        assert done.returncode == 1, str(done)
+        assert "'passwd': '***'" in done.stderr
+        assert canary not in done.stdout + done.stderr
 
 
 def test_f54_a_manifest_holds_no_secret_and_no_uri(

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import tempfile
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pgclone_admin.core.errors import StorageError
+from pgclone_admin.core.errors import Conflict, StorageError
 from pgclone_admin.core.names import DumpKey
 from pgclone_admin.storage import generic
+from pgclone_admin.storage.base import is_partial
 from pgclone_admin.storage.generic import IN_MEMORY, GenericBackend
 from pgclone_admin.store import DumpStore
 from tests.faults.test_b_storage import files_end_after
+from tests.support import ROOT
 from tests.support.django_project import Project
 from tests.support.places import ALIAS, make_place
 from tests.support.storages import WholeFiles
@@ -54,6 +60,34 @@ def test_a_dump_is_spooled_with_a_note_and_restored(project: Project) -> None:
     assert project.files() == [f"nightly/{key}", f"nightly/{key}.json"]
 
 
+def test_f14_a_process_that_dies_while_it_stores_a_dump_leaves_none(storage_root: Path) -> None:
+    """``FTPStorage``, too, writes under the name of the dump."""
+    code = f"""
+from pgclone_admin.storage.generic import GenericBackend
+from tests.integration.test_storage_contract import NAME, Some
+from tests.support.storages import HangingFiles
+GenericBackend(HangingFiles({str(storage_root)!r})).save(NAME, Some(1000), expected_size=1)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    path = storage_root / NAME
+    until = time.monotonic() + 60
+    while not (path.exists() and path.stat().st_size):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+
+    backend = GenericBackend(WholeFiles(location=str(storage_root)))
+    assert backend.size(NAME) is None
+    assert list(backend.list("")) == []
+    with pytest.raises(Conflict, match="exists already"):
+        backend.save(NAME, Some(10), expected_size=1)
+    (leftover,) = backend.leftovers(datetime.now(UTC) + timedelta(days=1))
+    backend.discard(leftover)
+    assert [path for path in storage_root.rglob("*") if path.is_file()] == []
+    backend.save(NAME, Some(10), expected_size=1)
+
+
 def test_only_what_is_large_is_spooled_to_the_disk(
     whole: WholeFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,7 +97,8 @@ def test_only_what_is_large_is_spooled_to_the_disk(
     original = WholeFiles._save
 
     def look(storage: WholeFiles, name: str, content: Any) -> str:
-        seen.append(content.file._rolled)
+        if not is_partial(name):
+            seen.append(content.file._rolled)
         return original(storage, name, content)
 
     monkeypatch.setattr(WholeFiles, "_save", look)

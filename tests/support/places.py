@@ -194,7 +194,7 @@ Request = Any
 """pytest's FixtureRequest, to ask only for what a kind of place needs."""
 
 
-def _alias(backend: str, **options: Any) -> dict[str, Any]:
+def storage_settings(backend: str, **options: Any) -> dict[str, Any]:
     return {
         "STORAGES": {
             "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},
@@ -216,14 +216,14 @@ def _s3(request: Request) -> Place:
 
 def _alias_files(request: Request) -> Place:
     root: Path = request.getfixturevalue("storage_root")
-    settings = _alias("django.core.files.storage.FileSystemStorage", location=str(root))
+    settings = storage_settings("django.core.files.storage.FileSystemStorage", location=str(root))
     return FilesPlace(root, PREFIX, f"storages:{ALIAS}/{PREFIX}", settings)
 
 
 def _alias_s3(request: Request) -> Place:
     bucket: Bucket = request.getfixturevalue("s3_bucket")
     options = bucket.storage_options(location="media")
-    settings = _alias("storages.backends.s3.S3Storage", **options)
+    settings = storage_settings("storages.backends.s3.S3Storage", **options)
     return S3Place(bucket, f"media/{PREFIX}", f"storages:{ALIAS}/{PREFIX}", settings)
 
 
@@ -231,17 +231,17 @@ def _alias_sftp(request: Request) -> Place:
     root: Path = request.getfixturevalue("storage_root")
     server: SftpServer = request.getfixturevalue("sftp_server")
     options = server.storage_options(root)
-    settings = _alias("storages.backends.sftpstorage.SFTPStorage", **options)
+    settings = storage_settings("storages.backends.sftpstorage.SFTPStorage", **options)
     return FilesPlace(root, PREFIX, f"storages:{ALIAS}/{PREFIX}", settings)
 
 
 def _memory(request: Request) -> Place:
-    return AliasPlace(PREFIX, _alias("django.core.files.storage.InMemoryStorage"))
+    return AliasPlace(PREFIX, storage_settings("django.core.files.storage.InMemoryStorage"))
 
 
 def _faulty(request: Request) -> Place:
     box: Box = request.getfixturevalue("faulty")
-    settings = _alias(box.alias_config["BACKEND"], **box.alias_config["OPTIONS"])
+    settings = storage_settings(box.alias_config["BACKEND"], **box.alias_config["OPTIONS"])
     return AliasPlace(PREFIX, settings)
 
 

@@ -8,6 +8,7 @@ import io
 import tempfile
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, cast
 
 from django.conf import settings
@@ -252,6 +253,19 @@ class FaultyStorage(Storage):
     def get_modified_time(self, name: str) -> datetime.datetime:
         moment = self.box.modified[name]
         return moment if settings.USE_TZ else moment.replace(tzinfo=None)
+
+
+class HangingFiles(FileSystemStorage):
+    """Writes half of a dump under its final name, and no more."""
+
+    def _save(self, name: str, content: Any) -> str:
+        if ".partial-" in name:
+            return cast(str, super()._save(name, content))
+        path = Path(self.path(name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.read(500))
+        threading.Event().wait(60)
+        raise AssertionError("nobody has ended this process")
 
 
 class WholeFiles(FileSystemStorage):

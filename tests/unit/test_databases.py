@@ -15,6 +15,7 @@ from pgclone_admin.databases import (
     live_name,
     maintenance_params,
     protected_names,
+    secrets,
     standby_candidates,
 )
 from pgclone_admin.routing import configure
@@ -245,3 +246,22 @@ def test_an_address_tells_which_databases_are_on_one_server(set_databases: SetDa
     set_databases({"default": here, "same": alias_settings("x", HOST="h", PORT="5432"), "t": there})
     assert is_on_same_server("same", "default")
     assert not is_on_same_server("t", "default")
+
+
+def test_f54_secrets_of_storages_are_known_wherever_they_are_set() -> None:
+    options = {
+        "sftp": {"host": "there", "params": {"password": "one", "passphrase": "two", "port": 22}},
+        "ftp": {"location": "ftp://me:three@four@host:21/"},
+        "quoted": {"location": "ftp://me:fi%20ve@host:21/"},
+    }
+    aliases = {name: {"BACKEND": "nobody", "OPTIONS": each} for name, each in options.items()}
+    with override_settings(
+        STORAGES=aliases,
+        SFTP_STORAGE_PARAMS={"password": "six"},
+        AWS_SECRET_ACCESS_KEY="seven",
+        AWS_STORAGE_BUCKET_NAME="eight",
+        PGCLONE_S3_CONFIG={"AWS_SESSION_TOKEN": "nine"},
+    ):
+        found = secrets()
+    assert found >= {"one", "two", "three@four", "fi ve", "six", "seven", "nine"}
+    assert found.isdisjoint({"there", "me", "eight"})

@@ -12,6 +12,7 @@ from django.test import override_settings
 
 from pgclone_admin.core.errors import PgcloneError, StorageError
 from pgclone_admin.services.doctor import without_credentials
+from pgclone_admin.storage.generic import GenericBackend
 from pgclone_admin.store import PROBE_PREFIX, DumpStore
 from tests.support.storages import Box, StorageBroke
 from tests.unit.test_store import put
@@ -117,10 +118,20 @@ def test_a_location_that_was_never_used_has_no_leftovers(tmp_path: Path) -> None
     assert left(tmp_path / "never") == []
 
 
-def test_any_other_storage_has_none_that_can_be_told(faulty: Box) -> None:
-    faulty.put(PARTIAL, b"x")
+def test_what_has_a_sign_beside_it_is_no_dump_in_any_storage(faulty: Box) -> None:
+    sign = GenericBackend(faulty.storage)._sign(KEY)
+    faulty.put(sign, b"x")
+    faulty.put(KEY, b"PGDMP, and not all of it")
     with override_settings(STORAGES={"boxed": faulty.alias_config}):
-        assert list(DumpStore("storages:boxed/").leftovers(datetime.now(UTC))) == []
+        store = DumpStore("storages:boxed/")
+        assert store.entries() == []
+        assert store.find(KEY) is None
+        assert list(store.leftovers(YESTERDAY)) == []
+        (found,) = store.leftovers(datetime.now(UTC))
+        assert found.name == sign
+        store.discard(found)
+        store.discard(found)
+    assert faulty.objects == {}
 
 
 # -- the round trip --------------------------------------------------------------------------------
