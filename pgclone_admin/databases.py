@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from django.core.files.storage import storages
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 
 from .core.connection import ConnectionParams
 from .core.errors import ConfigurationError, PgcloneError, UnknownDatabase
@@ -25,6 +25,11 @@ DJANGO_OPTIONS = {
     "pool",
     "server_side_binding",
 }
+
+DEFAULT_PORT = "5432"
+
+SAME_HOSTS = {"localhost": "127.0.0.1", "::1": "127.0.0.1"}
+"""Other names of this machine."""
 
 OVERRIDABLE = {"HOST", "PORT", "USER", "PASSWORD", "OPTIONS"}
 
@@ -57,15 +62,34 @@ def live_name(alias: str) -> str:
 
 
 def replaceable_aliases() -> list[str]:
-    """The databases of this site that a restore can replace."""
-    found = []
-    for alias in connections:
+    """The databases of this site that a restore can replace, each once: no mirrors, no replicas."""
+    found: dict[tuple[str, str, str], str] = {}
+    for alias in sorted(connections, key=lambda alias: alias != DEFAULT_DB_ALIAS):
         try:
-            live_name(alias)
+            name = live_name(alias)
         except PgcloneError:
             continue
-        found.append(alias)
-    return found
+        configured = connections[alias].settings_dict
+        if not configured["TEST"]["MIRROR"] and not _is_replica(alias):
+            found.setdefault((*_address(configured), name), alias)
+    return [alias for alias in connections if alias in found.values()]
+
+
+def _is_replica(alias: str) -> bool:
+    """Whether it is another alias's database on a server that only replays; one that cannot be
+    asked is none."""
+    name = connections[alias].settings_dict["NAME"]
+    if not any(
+        connections[other].settings_dict.get("NAME") == name and not is_on_same_server(alias, other)
+        for other in connections
+    ):
+        return False
+    try:
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT pg_is_in_recovery()")
+            return bool(cursor.fetchone()[0])
+    except DatabaseError:
+        return False
 
 
 def maintenance_params(alias: str) -> ConnectionParams:
@@ -94,7 +118,8 @@ def is_on_same_server(alias: str, other: str) -> bool:
 
 
 def _address(configured: Mapping[str, Any]) -> tuple[str, str]:
-    return str(configured.get("HOST") or ""), str(configured.get("PORT") or "")
+    host, port = str(configured.get("HOST") or ""), str(configured.get("PORT") or DEFAULT_PORT)
+    return SAME_HOSTS.get(host, host), port
 
 
 def site_params(alias: str) -> ConnectionParams:

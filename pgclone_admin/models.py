@@ -19,7 +19,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from .core.errors import ConfigurationError
-from .core.marks import MARK_PREFIX, Mark
+from .core.marks import Mark
 from .core.names import LocalKey
 
 
@@ -330,42 +330,15 @@ class Configuration(models.Model):
             raise ValidationError(error.message) from error
 
 
-class LocalDatabaseManager(models.Manager["LocalDatabase"]):
-    """The databases of the server that were made here, and that this role may drop."""
-
-    def get_queryset(self) -> models.QuerySet[LocalDatabase]:
-        comment = models.Func(
-            models.F("oid"),
-            models.Value("pg_database"),
-            function="shobj_description",
-            output_field=models.TextField(),
-        )
-        size = models.Func(
-            models.F("oid"), function="pg_database_size", output_field=models.BigIntegerField()
-        )
-        is_ours = models.Func(
-            models.F("owner_oid"),
-            models.Value("MEMBER"),
-            function="pg_has_role",
-            output_field=models.BooleanField(),
-        )
-        return (
-            super()
-            .get_queryset()
-            .annotate(comment=comment, is_ours=is_ours)
-            .filter(is_ours=True, comment__startswith=MARK_PREFIX)
-            .annotate(size=size)
-        )
-
-
 class LocalDatabase(models.Model):
-    """A database of the server, by the catalog."""
+    """A database of the server, by the catalog.
+
+    Which were made here is told by ``services.local_databases``, with their comments and sizes.
+    """
 
     oid = models.BigIntegerField(primary_key=True)
     name = models.CharField(max_length=63, db_column="datname")
     owner_oid = models.BigIntegerField(db_column="datdba")
-
-    objects = LocalDatabaseManager()
 
     class Meta:
         managed = False

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import path
@@ -25,18 +26,49 @@ from ..services import requests
 from ..services.accounts import Outlook, outlook_of_local
 from ..services.actors import COPY, RESTORE
 from ..services.copies import DROPPABLE, REVERTIBLE
+from ..services.local_databases import alias_of, local_databases, server_aliases
 from ..settings import settings
 from . import formats
-from .local_form import KINDS, CopyForm, alias_of
+from .local_form import KINDS, CopyForm, id_of
 from .restore import Outlooks, RestorePages, live_oid, status_of
 from .restore_form import ConfirmForm, Source, SwapForm, usual_hooks
 from .shared import actor_of, link_to, require
+
+
+class ServerFilter(admin.SimpleListFilter):
+    """Which server the list is of, where the site has databases on several."""
+
+    title = gettext_lazy("server")
+    parameter_name = "server"
+
+    @classmethod
+    def chosen(cls, request: HttpRequest) -> str:
+        """An alias of a database on that server."""
+        aliases = server_aliases() or [DEFAULT_DB_ALIAS]
+        given = request.GET.get(cls.parameter_name)
+        return given if given in aliases else aliases[0]
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(alias, alias) for alias in server_aliases()]
+
+    def has_output(self) -> bool:
+        return len(self.lookup_choices) > 1
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        return queryset
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        chosen = self.value() or self.lookup_choices[0][0]
+        for alias, label in self.lookup_choices:
+            address = changelist.get_query_string({self.parameter_name: alias})
+            yield {"selected": alias == chosen, "query_string": address, "display": label}
 
 
 @admin.register(LocalDatabase)
 class LocalDatabaseAdmin(RestorePages):
     list_display = ("key_cell", "buttons", "kind_cell", "size_cell", "age", "made_from")
     list_display_links = None
+    list_filter = (ServerFilter,)
     ordering = ("name",)
     actions = None
     list_per_page = 100
@@ -56,12 +88,22 @@ class LocalDatabaseAdmin(RestorePages):
     def has_module_permission(self, request: HttpRequest) -> bool:
         return self.has_view_permission(request)
 
+    # -- which they are
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[LocalDatabase]:
-        if connections[DEFAULT_DB_ALIAS].vendor != "postgresql":
-            return LocalDatabase.objects.none()
-        rows = LocalDatabase.objects.using(DEFAULT_DB_ALIAS)
-        # A mark holds for one name: a database that somebody has renamed is theirs.
-        return rows.filter(pk__in=[row.pk for row in rows.all() if row.mark is not None])
+        return local_databases(ServerFilter.chosen(request))
+
+    def id_of(self, row: LocalDatabase) -> str:
+        return id_of(row)
+
+    def find(self, request: HttpRequest, object_id: str) -> LocalDatabase:
+        alias, _dash, oid = unquote(object_id).rpartition("-")
+        if alias not in ("", *server_aliases()) or not oid.isdecimal():
+            raise Http404
+        row = local_databases(alias or DEFAULT_DB_ALIAS).filter(pk=oid).first()
+        if row is None:
+            raise Http404
+        return row
 
     # -- the list
 
@@ -105,7 +147,7 @@ class LocalDatabaseAdmin(RestorePages):
         """Addresses and labels of what the person may do, who was remembered with the row."""
         may = getattr(row, "pages", ())
         return [
-            (self.own_url(page, row.pk), label)
+            (self.own_url(page, id_of(row)), label)
             for page, label in self._possible(row)
             if page in may
         ]
@@ -128,6 +170,10 @@ class LocalDatabaseAdmin(RestorePages):
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         user: Any = request.user
+        try:
+            local_databases(ServerFilter.chosen(request))
+        except PgcloneError as error:
+            return self._page(request, "unreachable.html", title=_("Local databases"), error=error)
         response = super().changelist_view(
             request,
             {
@@ -136,7 +182,7 @@ class LocalDatabaseAdmin(RestorePages):
                 "may_copy": user.has_perm(COPY) and settings.allow_copy,
                 "copy_url": link_to(self.url_name("copy")),
                 "refusals": _refusals(),
-                "server": _server(),
+                "server": maintenance_params(ServerFilter.chosen(request)).where,
                 **(extra_context or {}),
             },
         )
@@ -352,10 +398,3 @@ def _refusals() -> dict[str, str]:
     if not settings.allow_copy:
         refusals["copy"] = _("Copies are disabled here (PGCLONE_ALLOW_COPY is False).")
     return refusals
-
-
-def _server() -> str:
-    try:
-        return maintenance_params(DEFAULT_DB_ALIAS).where
-    except PgcloneError:
-        return ""

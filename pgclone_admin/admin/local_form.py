@@ -9,7 +9,7 @@ from django.db import DEFAULT_DB_ALIAS
 from django.utils.translation import gettext_lazy
 
 from ..core.errors import PgcloneError
-from ..databases import is_on_same_server, live_name, replaceable_aliases
+from ..databases import live_name, replaceable_aliases
 from ..models import LocalDatabase
 from ..services.restores import local_target
 from . import formats
@@ -27,18 +27,10 @@ KINDS = {
 }
 
 
-def alias_of(row: LocalDatabase) -> str | None:
-    """The alias of the live database that it was made for; ``None`` when that is not of this
-    site, or on another server than the list is of."""
-    mark = row.mark
-    if mark is None:
-        return None
-    found = [
-        alias
-        for alias in replaceable_aliases()
-        if live_name(alias) == mark.of and is_on_same_server(alias, DEFAULT_DB_ALIAS)
-    ]
-    return min(found, key=lambda alias: alias != DEFAULT_DB_ALIAS, default=None)
+def id_of(row: LocalDatabase) -> str:
+    """What stands for it in the addresses of its pages: the server too, where it is another one."""
+    server = row._state.db
+    return str(row.pk) if server in (None, DEFAULT_DB_ALIAS) else f"{server}-{row.pk}"
 
 
 class CopyForm(forms.Form):

@@ -14,11 +14,12 @@ from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_POST, require_safe
 
 from ..core.errors import PgcloneError
-from ..models import REPLACING, Dump, Kind, LocalDatabase, RestoreRun, Status
+from ..models import REPLACING, Dump, Kind, RestoreRun, Status
 from ..services import actors, lost
+from ..services.local_databases import alias_of, local_databases
 from . import formats
 from .dump_facts import Facts, known, listing
-from .local_form import alias_of
+from .local_form import id_of
 from .progress import problem_of, progress_of
 from .shared import ReadingAdmin, actor_of, link_to, require, tell, tell_recovered
 
@@ -138,12 +139,15 @@ def undo_of(run: RestoreRun) -> tuple[str, str] | None:
     """
     if run.status != Status.SUCCEEDED or run.kind not in REPLACING or not run.live_oid:
         return None
-    database = LocalDatabase.objects.filter(oid=run.live_oid).first()
+    try:
+        database = local_databases(run.database).filter(oid=run.live_oid).first()
+    except PgcloneError:
+        return None
     if database is None or database.mark is None or database.mark.kind not in ("pre", "undo"):
         return None
-    if alias_of(database) != run.database:
-        return None  # an oid says nothing about another server
-    url = link_to(UNDO_PAGE, database.pk)
+    if alias_of(database) is None:
+        return None
+    url = link_to(UNDO_PAGE, id_of(database))
     return None if url is None else (str(database.key), url)
 
 

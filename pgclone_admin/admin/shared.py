@@ -114,6 +114,10 @@ class ReadingAdmin(BaseAdmin):
     def own_url(self, page: str, *args: Any) -> str:
         return reverse(f"{self.admin_site.name}:{self.url_name(page)}", args=args)
 
+    def id_of(self, row: Any) -> Any:
+        """What stands for a row in the addresses of its pages."""
+        return row.pk
+
     def read(self, request: HttpRequest, object_id: str) -> Any:
         """The row of a page, for who may read it."""
         if not self.has_view_permission(request):
@@ -141,6 +145,7 @@ class ReadingAdmin(BaseAdmin):
             "opts": self.opts,
             "media": media or self.media,
             "has_view_permission": self.has_view_permission(request),
+            "original_id": self.id_of(more["original"]) if more.get("original") else None,
             **more,
         }
         folder = f"admin/{self.opts.app_label}/{self.opts.model_name}"

@@ -165,6 +165,15 @@ class Server:
         """Bytes of the database on the disk of the server."""
         return int(self.rows("SELECT pg_database_size(%s)", [name])[0][0])
 
+    def sizes(self, *oids: int) -> dict[int, int]:
+        """Bytes of those databases that this role may look into, by oid."""
+        rows = self.rows(
+            "SELECT oid::bigint, pg_database_size(oid) FROM pg_database"
+            " WHERE oid = ANY(%s::oid[]) AND has_database_privilege(oid, 'CONNECT')",
+            [list(oids)],
+        )
+        return dict(rows)
+
     def sessions(self, *oids: int) -> list[Session]:
         """Clients that are connected to one of the databases, without this connection."""
         rows = self.rows(

@@ -19,9 +19,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from pgclone_admin.core.marks import Mark
-from pgclone_admin.models import Configuration, Dump, Kind, LocalDatabase, RestoreRun, Status
+from pgclone_admin.models import Configuration, Dump, Kind, RestoreRun, Status
 from pgclone_admin.queue import NOT_QUEUED
 from pgclone_admin.services import lost
+from pgclone_admin.services.local_databases import local_databases
 from tests.admin.conftest import Pages
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
@@ -76,7 +77,7 @@ def local(kind: str) -> Row:
             server.create_database(name)
             mark = Mark.new(name=name, kind=kind, of=pages.site.name)
             server.run(f'COMMENT ON DATABASE "{name}" IS %s', dbname=name, params=(mark.comment(),))
-        return LocalDatabase.objects.get(name=name)
+        return local_databases().get(name=name)
 
     return make
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import html
 import re
 
 import pytest
+from django.db import connections
 from django.test import Client, override_settings
 from django.urls import reverse
 
 from pgclone_admin import runner
 from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.progress import SilentReporter
-from pgclone_admin.models import Kind, LocalDatabase, RestoreRun
+from pgclone_admin.models import Kind, RestoreRun
 from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services import copies, dumps, restores
 from pgclone_admin.services.accounts import Stay, outlook_of_local
+from pgclone_admin.services.local_databases import local_databases
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -35,14 +39,14 @@ def marked(pages, kind, name=None, of=None):
     server.create_database(name)
     mark = Mark.new(name=name, kind=kind, of=of or live, source="<b>source</b>")
     server.run(f'COMMENT ON DATABASE "{name}" IS %s', dbname=name, params=(mark.comment(),))
-    return LocalDatabase.objects.get(name=name)
+    return local_databases().get(name=name)
 
 
 def reverted(pages, name="before"):
     """A real copy of the live database, which can be gone back to."""
     options = resolve(Arguments(), verb="dump")
     copies.copy_live(options, f":{name}", SilentReporter())
-    return LocalDatabase.objects.get(name=name)
+    return local_databases().get(name=name)
 
 
 @pytest.fixture
@@ -51,7 +55,7 @@ def held(pages):
     manifest = dumps.create_dump(resolve(Arguments(), verb="dump"), SilentReporter())
     options = resolve(Arguments(dump_key=manifest.key, pre_swap_hooks=[]), verb="restore")
     restores.restore(options, SilentReporter(), variant=restores.Variant(hold=True))
-    return LocalDatabase.objects.get()
+    return local_databases().get()
 
 
 def links(text, page):
@@ -222,7 +226,7 @@ def test_a_database_is_copied_and_dropped(pages):
     assert (run.kind, run.target, run.requested_by) == (Kind.COPY, "review", client.user.username)
     assert runner.run_restore(run) == "succeeded"
 
-    row = LocalDatabase.objects.get(name="review")
+    row = local_databases().get(name="review")
     assert "Drop database review</button>" in client.get(url_of("drop", row)).content.decode()
     assert client.post(url_of("drop", row)).status_code == 302
     run = RestoreRun.objects.get(kind=Kind.DROP)
@@ -293,3 +297,89 @@ def test_every_person_gets_what_they_may(pages):
         assert boss.post(url_of(page, pre)).status_code == 403
     assert boss.post(reverse("admin:pgclone_admin_localdatabase_add")).status_code == 403
     assert RestoreRun.objects.count() == 0
+
+
+# -- other roles and servers ----------------------------------------------------------------------
+
+
+def test_what_the_role_of_maintenance_has_made_is_shown_to_a_site_with_a_lesser_one(pages):
+    server, live = pages.site.server, pages.site.name
+    marked(pages, "pre")
+    for name in (live, f"{live}__pre"):
+        server.run(f'ALTER DATABASE "{name}" OWNER TO postgres')
+        server.run(f'REVOKE CONNECT ON DATABASE "{name}" FROM PUBLIC')
+    server.run(f'GRANT CONNECT ON DATABASE "{live}" TO app')
+    run = pages.run(
+        status="succeeded", database="default", target=live, live_oid=server.oid(f"{live}__pre")
+    )
+    client = pages.superuser()
+    assert f"{live}__pre" not in client.get(reverse(LIST)).content.decode()
+
+    own = {
+        "default": {"USER": "postgres", "PASSWORD": server.dsn_dict(live, "postgres")["PASSWORD"]}
+    }
+    with override_settings(PGCLONE_CONNECTIONS=own):
+        text = client.get(reverse(LIST)).content.decode()
+        assert f"{live}__pre" in text
+        assert re.search(r"<td[^>]*>\d+(\.\d+)?\xa0[kM]B", text), "its size"
+        assert links(text, "restore")
+        page = client.get(reverse("admin:pgclone_admin_restorerun_change", args=[run.pk]))
+        assert links(page.content.decode(), "restore")
+
+
+@pytest.fixture
+def warehouse(pages, servers, make_site):
+    """A database of the same site on another server."""
+    if 16 not in servers.majors():
+        pytest.skip("PostgreSQL 16 is not installed on this machine")
+    site = make_site(server=servers.get(16))
+    alias = copy.deepcopy(connections.settings["default"])
+    connections.settings["warehouse"] = {**alias, **site.dsn_dict("app")}
+    yield site
+    connections["warehouse"].close()
+    del connections["warehouse"], connections.settings["warehouse"]
+
+
+def test_every_server_of_the_site_has_its_list(pages, warehouse):
+    here, there = marked(pages, "pre"), f"{warehouse.name}__pre"
+    warehouse.server.create_database(there)
+    mark = Mark.new(name=there, kind="pre", of=warehouse.name).comment()
+    warehouse.server.run(f'COMMENT ON DATABASE "{there}" IS %s', dbname=there, params=(mark,))
+    oid = warehouse.server.oid(there)
+    run = pages.run(status="succeeded", database="warehouse", target=warehouse.name, live_oid=oid)
+    client = pages.superuser()
+
+    first = client.get(reverse(LIST)).content.decode()
+    assert (here.name in first, there in first) == (True, False)
+    assert 'href="?server=warehouse"' in first
+    second = client.get(reverse(LIST), {"server": "warehouse"}).content.decode()
+    assert (here.name in second, there in second) == (False, True)
+    assert "PostgreSQL" in second or f":{warehouse.server.port}" in second
+
+    row = local_databases("warehouse").get()
+    address = reverse("admin:pgclone_admin_localdatabase_restore", args=[f"warehouse-{oid}"])
+    assert f'href="{address}"' in second
+    page = client.get(address)
+    assert (page.status_code, str(row) in page.content.decode()) == (200, True)
+    assert f'Type the name of the database, "{warehouse.name}"' in html.unescape(
+        page.content.decode()
+    )
+    undo = client.get(reverse("admin:pgclone_admin_restorerun_change", args=[run.pk]))
+    assert f'href="{address}"' in undo.content.decode()
+
+    drop = reverse("admin:pgclone_admin_localdatabase_drop", args=[f"warehouse-{oid}"])
+    assert client.post(drop).status_code == 302
+    run = RestoreRun.objects.get(kind=Kind.DROP)
+    assert (run.database, runner.run_restore(run)) == ("warehouse", "succeeded")
+    assert warehouse.server.oid(there) is None
+    assert client.get(address).status_code == 404
+    for wrong in (f"nowhere-{oid}", "warehouse-x", "-1"):
+        url = reverse("admin:pgclone_admin_localdatabase_change", args=[wrong])
+        assert client.get(url).status_code == 404
+
+
+def test_a_server_that_cannot_be_reached_is_said(pages):
+    own = {"default": {"PORT": "1"}}
+    with override_settings(PGCLONE_CONNECTIONS=own):
+        answer = pages.superuser().get(reverse(LIST))
+    assert "Connection refused" in answer.content.decode()

@@ -16,11 +16,11 @@ from pgclone_admin.models import (
     Configuration,
     Dump,
     Kind,
-    LocalDatabase,
     RestoreRun,
     RunEvent,
     Status,
 )
+from pgclone_admin.services.local_databases import local_databases
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("office")]
 
@@ -151,7 +151,7 @@ def test_local_databases_are_those_that_were_made_here(office):
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
-        (found,) = LocalDatabase.objects.filter(name__startswith=office.name)
+        (found,) = local_databases().filter(name__startswith=office.name)
         assert found.name == f"{office.name}_copy"
         assert (found.mark.kind, found.mark.of) == ("copy", office.name)
         assert str(found.key) == f":{office.name}_copy"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import subprocess
 import time
 
 import psycopg2
 import pytest
+from django.db import connections
 
 from pgclone_admin.core.replicas import is_standby
+from pgclone_admin.databases import replaceable_aliases
 from tests.support.postgres import PostgresServer, available
 from tests.support.standby import Standby
 
@@ -212,3 +215,15 @@ def test_who_only_stores_the_log_is_no_standby(site, standby, key, tmp_path):
     finally:
         receiver.terminate()
         receiver.wait(10)
+
+
+def test_a_standby_is_none_of_the_databases_that_can_be_replaced(site, standby, use_database):
+    use_database(site)
+    standby.catch_up()
+    default = copy.deepcopy(connections.settings["default"])
+    connections.settings["replica"] = {**default, **standby.dsn_dict(site.name)}
+    try:
+        assert replaceable_aliases() == ["default"]
+    finally:
+        connections["replica"].close()
+        del connections["replica"], connections.settings["replica"]

@@ -15,6 +15,7 @@ from pgclone_admin.databases import (
     live_name,
     maintenance_params,
     protected_names,
+    replaceable_aliases,
     secrets,
     standby_candidates,
 )
@@ -265,3 +266,18 @@ def test_f54_secrets_of_storages_are_known_wherever_they_are_set() -> None:
         found = secrets()
     assert found >= {"one", "two", "three@four", "fi ve", "six", "seven", "nine"}
     assert found.isdisjoint({"there", "me", "eight"})
+
+
+def test_a_database_that_several_aliases_mean_is_replaced_by_one_of_them(
+    set_databases: SetDatabases,
+) -> None:
+    set_databases(
+        {
+            "owner": alias_settings("live", USER="owner"),
+            **three_aliases(HOST="localhost", PORT="5432"),
+            "again": alias_settings("live", HOST="127.0.0.1", PORT=""),
+            "mirror": alias_settings("mirrored", TEST={"MIRROR": "default"}),
+        }
+    )
+    assert "default" in replaceable_aliases()
+    assert not {"again", "mirror"} & set(replaceable_aliases())
