@@ -200,6 +200,11 @@ def make_plan(
             target.can_make_one(access)
         except PgcloneError as error:
             plan.add(error)
+    if server.is_locked(question.live):
+        plan.warnings.append(
+            f'a dump, a copy or a restore of the database "{question.live}" is running: a restore '
+            "that begins before its end is refused"
+        )
     if live is not None:
         plan.live_size = server.size(live.name)
     if live is not None and plan.replaces:

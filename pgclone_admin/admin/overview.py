@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from ..core.names import sanitized
 from ..databases import replaceable_aliases
 from ..models import ACTIVE, Dump, RestoreRun, Run, Status
-from ..services.actors import CANCEL
+from ..services.actors import CANCEL, WATCH
 from ..settings import settings
 from . import formats
 from .progress import waits_in_vain
@@ -70,7 +70,7 @@ def overview_of(request: HttpRequest) -> Overview:
     user: Any = request.user
     overview = Overview(
         may_see_dumps=user.has_perm("pgclone_admin.view_dump"),
-        may_see_work=user.has_perm("pgclone_admin.view_restorerun"),
+        may_see_work=user.has_perm(WATCH),
     )
     if not settings.allow_dump:
         overview.refusals.append(_("Dumps are disabled here (PGCLONE_ALLOW_DUMP is False)."))

@@ -18,7 +18,7 @@ from ..core.progress import Reporter
 from ..databases import live_name
 from ..routing import route
 from ..settings import session_engine, settings
-from .actors import RESTORE
+from .actors import RESTORE, WATCH
 
 MOST_CHOICES = 200
 """Accounts that a page offers; nobody wants to read more of them."""
@@ -101,7 +101,8 @@ def outlook_of_dump(
             "Your account is younger than the dump and is not in it: you will be logged out.",
         )
     return Outlook(
-        Stay.YES,
+        # What others were allowed is in the dump, and can have been given to them later.
+        Stay.YES if user.is_superuser else Stay.MAYBE,
         "The dump was taken from this database when your account was in it. You stay logged in, "
         "unless your name or password has been changed since. Your permissions will be those of "
         "then: without them you can neither watch nor undo it.",
@@ -113,10 +114,11 @@ def outlook_of_local(user: Any, alias: str, database: str) -> Outlook:
     if (outlook := _without_looking(alias)) is not None:
         return outlook
     people = get_user_model()
+    allowed = [each for each in (RESTORE, WATCH) if user.has_perm(each)]
     try:
         with route(alias, database):
             there = _rows(people, alias).filter(pk=user.pk).first()
-            return _compared(user, there)
+            return _compared(user, there, allowed)
     except (DatabaseError, PgcloneError):
         return Outlook(
             Stay.MAYBE,
@@ -135,7 +137,7 @@ def _without_looking(alias: str) -> Outlook | None:
     return None
 
 
-def _compared(user: Any, there: Any) -> Outlook:
+def _compared(user: Any, there: Any, allowed: Sequence[str]) -> Outlook:
     if there is None or there.get_username() != user.get_username():
         return Outlook(
             Stay.NO, "Your account is not there with the same number and name: you are logged out."
@@ -144,9 +146,10 @@ def _compared(user: Any, there: Any) -> Outlook:
         return Outlook(Stay.NO, "Your account is not active there: you will be logged out.")
     if there.password != user.password:
         return Outlook(
-            Stay.NO, "Your password was another one then: you will be logged out, and it is valid."
+            Stay.NO,
+            "Your password was another one then: you will be logged out, and log in with it.",
         )
-    if not getattr(there, "is_staff", True) or not there.has_perm(RESTORE):
+    if not getattr(there, "is_staff", True) or not there.has_perms(allowed):
         return Outlook(
             Stay.MAYBE,
             "You stay logged in, but there you do not have the permission to watch or undo it.",

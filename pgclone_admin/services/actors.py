@@ -14,6 +14,7 @@ DELETE = "pgclone_admin.delete_dump"
 RESTORE = "pgclone_admin.restore_database"
 COPY = "pgclone_admin.copy_database"
 CANCEL = "pgclone_admin.cancel_run"
+WATCH = "pgclone_admin.view_restorerun"
 
 
 @dataclass(frozen=True)

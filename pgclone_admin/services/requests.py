@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from django.db import IntegrityError, router, transaction
+from django.db import IntegrityError, connections, router, transaction
 from django.db.models import Q
 from django.utils import timezone
 
@@ -36,6 +36,9 @@ from .restores import Variant, local_target
 Given = Mapping[str, Any]
 """What a person said, under the names of :class:`~pgclone_admin.options.Arguments`."""
 
+
+REQUESTS = 0x70677271
+"""First half of an advisory lock in the database of the runs: "pgrq"."""
 
 DOUBLE_CLICK = timedelta(seconds=3)
 """Within which the same request of the same person is meant once."""
@@ -304,9 +307,14 @@ def request_drop(
 
 
 def _request(actor: Actor, run: RestoreRun) -> RestoreRun:
+    """What is asked for, or what waits or works already and is the same."""
     run.requested_by = actor.name
     try:
         with transaction.atomic():
+            if run.kind not in REPLACING:
+                _one_at_a_time()
+                if (same := _same(run)) is not None:
+                    return same
             run.save()
             _begin(run, actor, f"asked for: {run}")
     except IntegrityError as error:
@@ -321,6 +329,25 @@ def _request(actor: Actor, run: RestoreRun) -> RestoreRun:
             hint="Wait for its end, or cancel it.",
         ) from error
     return run
+
+
+def _one_at_a_time() -> None:
+    """Until the end of the transaction: of two clicks the second is to find the first."""
+    connection = connections[router.db_for_write(RestoreRun)]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [REQUESTS])
+
+
+def _same(run: RestoreRun) -> RestoreRun | None:
+    same = ("kind", "key", "location", "database", "target", "live_oid", "options")
+    found = RestoreRun.objects.filter(
+        status__in=ACTIVE, **{name: getattr(run, name) for name in same}
+    )
+    twin = found.order_by("pk").first()
+    if twin is not None and twin.error_code == NOT_QUEUED:
+        enqueue_after_commit(twin)
+    return twin
 
 
 def _kept_variant(variant: Variant) -> dict[str, Any]:

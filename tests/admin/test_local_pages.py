@@ -7,6 +7,7 @@ import html
 import re
 
 import pytest
+from django.contrib.auth.models import Permission, User
 from django.db import connections
 from django.test import Client, override_settings
 from django.urls import reverse
@@ -144,6 +145,7 @@ def test_going_back_runs_no_hooks_and_can_be_undone(pages):
 def test_the_accounts_of_a_local_database_are_read(pages):
     user = pages.client(RESTORE).user
     weak, changed = pages.client(RESTORE).user, pages.client(RESTORE).user
+    watcher = pages.client(RESTORE).user
     reverted(pages)
     before = pages.site.run("SELECT count(*) FROM auth_user")
 
@@ -155,6 +157,9 @@ def test_the_accounts_of_a_local_database_are_read(pages):
         f"DELETE FROM auth_user_user_permissions WHERE user_id = {weak.pk}", dbname="before"
     )
     assert stay(weak) is Stay.MAYBE
+    # Allowed to watch since, and would see no run of theirs afterwards.
+    watcher.user_permissions.add(Permission.objects.get(codename="view_restorerun"))
+    assert stay(User.objects.get(pk=watcher.pk)) is Stay.MAYBE
     changed.set_password("another")
     assert stay(changed) is Stay.NO
     assert stay(pages.client(RESTORE).user) is Stay.NO

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from pgclone_admin.core.programs import choose_program, open_flaws
+from pgclone_admin.core.server import Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -196,6 +197,15 @@ def test_what_is_made_beside_takes_the_place_of_its_like_alone(project):
     project.pgclone("restore", key, "--to", ":look").ok()
     assert project.server.oid("whole") != before[0]
     assert project.server.oid("look") != before[1]
+
+
+def test_a_plan_tells_of_the_work_that_would_keep_the_restore_away(project):
+    key = project.pgclone("dump").ok().lines[0]
+    assert not [w for w in planned(project, key)["warnings"] if "is running" in w]
+    with Server.connected(project.server.params("postgres", "app")) as server:
+        server.lock(project.name, exclusive=False)
+        (told,) = [w for w in planned(project, key)["warnings"] if "is running" in w]
+    assert told.startswith(f'a dump, a copy or a restore of the database "{project.name}"')
 
 
 def test_a_plan_of_an_undo_keeps_what_it_restores(project):

@@ -246,6 +246,23 @@ def test_f48_clicks_at_the_same_moment_are_one_dump(office):
     assert Dump.objects.count() == OrmQ.objects.count() == 1
 
 
+def test_f48_clicks_at_the_same_moment_are_one_drill_one_check_and_one_copy(office):
+    dump = made_dump()
+    for ask in (
+        lambda: requests.request_drill(SYSTEM, dump),
+        lambda: requests.request_verification(SYSTEM, dump),
+        lambda: requests.request_copy(SYSTEM, "default", ":look"),
+    ):
+        OrmQ.objects.all().delete()
+        done = in_threads(4, lambda ask=ask: ask().pk)
+        assert len(done) == 4
+        assert len(set(done)) == OrmQ.objects.count() == 1
+        # What is over is asked for anew.
+        RestoreRun.objects.update(status=Status.SUCCEEDED)
+        assert ask().pk not in done
+    assert requests.request_drill(SYSTEM, dump) != requests.request_drill(SYSTEM, dump, [])
+
+
 def test_f39_f48_of_restores_asked_for_at_the_same_moment_there_is_one(office):
     done = in_threads(4, lambda: restore(SYSTEM))
     (run,) = [each for each in done if isinstance(each, RestoreRun)]
