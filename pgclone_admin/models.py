@@ -48,6 +48,18 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 }
 """Every change of status that there is."""
 
+
+def without_values(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for, without the values of hook parameters: what is in them may be nobody's
+    business."""
+    left = dict(options)
+    if "arguments" in left:
+        left["arguments"] = without_values(left["arguments"])
+    if left.get("hook_params"):
+        left["hook_params"] = dict.fromkeys(left["hook_params"])
+    return left
+
+
 SILENT_AFTER = timedelta(seconds=60)
 """A run that has told nothing for so long has no worker any more."""
 
@@ -115,8 +127,10 @@ class Run(models.Model):
         """Changes the status in the database, if it is one that leads there and ``provided`` holds.
 
         ``False`` when somebody else was first; nothing is changed then. Of two that try, one
-        succeeds.
+        succeeds. What is over has no values of parameters any more.
         """
+        if to not in ACTIVE:
+            fields.setdefault("options", without_values(self.options))
         sources = [status for status, targets in TRANSITIONS.items() if to in targets]
         rows = type(self)._base_manager.filter(provided or Q(), pk=self.pk, status__in=sources)
         moved = rows.update(status=to, **fields) == 1

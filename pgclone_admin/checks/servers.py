@@ -13,6 +13,7 @@ from ..core.errors import PgcloneError
 from ..core.programs import choose_program
 from ..core.server import Server
 from ..databases import maintenance_params
+from ..services.declared import declared_locations
 from ..settings import settings
 from ..store import DumpStore
 
@@ -54,16 +55,17 @@ def _check_programs(server: Server) -> Iterator[CheckMessage]:
 
 @register(Tags.database, deploy=True)
 def check_storage(databases: Sequence[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
-    """With ``check --deploy --database``: the storage location can be written, listed and read."""
-    if not databases:
-        return []
-    try:
-        store = DumpStore(settings.storage_location)
-        if settings.allow_dump:
-            store.prove()
-    except PgcloneError as error:
-        return [_message(error, "pgclone_admin.E011")]
-    return []
+    """With ``check --deploy --database``: every storage location that the settings name can be
+    written, listed and read."""
+    messages: list[CheckMessage] = []
+    for location in declared_locations() if databases else ():
+        try:
+            store = DumpStore(location)
+            if settings.allow_dump:
+                store.prove()
+        except PgcloneError as error:
+            messages.append(_message(error, "pgclone_admin.E011"))
+    return messages
 
 
 def _message(error: PgcloneError, identifier: str) -> CheckMessage:

@@ -11,7 +11,7 @@ from ..core.manifest import Manifest
 from ..core.progress import Reporter
 from ..databases import live_name
 from ..hooks.spec import name_of
-from ..models import Dump, Kind, RestoreRun
+from ..models import Dump, Kind, RestoreRun, without_values
 from ..options import HOOK_LISTS, Arguments, Options
 from ..runner import described, made_dump, recorded
 from . import copies, dumps, restores
@@ -117,12 +117,9 @@ def _run(kind: Kind, options: Options, given: Arguments, *, key: str, target: st
 
 
 def _said(given: Arguments) -> dict[str, Any]:
-    """What was given, with hooks by their names, and without the values of parameters: what is in
-    them may be nobody's business."""
+    """What was given, with hooks by their names, and without the values of parameters."""
     said = {name: value for name, value in dataclasses.asdict(given).items() if value is not None}
     said |= {
         option: [name_of(hook) for hook in said[option]] for option in HOOK_LISTS if option in said
     }
-    if "hook_params" in said:
-        said["hook_params"] = dict.fromkeys(said["hook_params"])
-    return said
+    return without_values(said)

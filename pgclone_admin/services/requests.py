@@ -19,7 +19,7 @@ from ..core.preflight import RestoreNames
 from ..core.server import Server
 from ..databases import live_name, maintenance_params, protected_names
 from ..hooks import Stage, check_params, load_hooks
-from ..models import ACTIVE, REPLACING, Dump, Kind, RestoreRun, Run, Status
+from ..models import ACTIVE, REPLACING, Dump, Kind, RestoreRun, Run, Status, without_values
 from ..options import Arguments, Options, resolve
 from ..queue import NOT_QUEUED, enqueue, enqueue_after_commit
 from ..settings import settings
@@ -397,7 +397,10 @@ def cancel(actor: Actor, run: Run) -> None:
         waits = rows.filter(status=Status.QUEUED)
         can_stop = rows.filter(status=Status.RUNNING, cancel_requested=False)
         if not waits.update(
-            status=Status.CANCELLED, finished_at=timezone.now(), cancel_requested=True
+            status=Status.CANCELLED,
+            finished_at=timezone.now(),
+            cancel_requested=True,
+            options=without_values(run.options),
         ) and not can_stop.exclude(phase__in=TOO_LATE).update(cancel_requested=True):
             if rows.filter(cancel_requested=True).exclude(status=Status.SUCCEEDED).exists():
                 return

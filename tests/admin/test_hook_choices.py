@@ -12,10 +12,12 @@ from pgclone_admin import runner
 from pgclone_admin.core.errors import HookFailed, NotAllowed
 from pgclone_admin.models import Configuration, RestoreRun, Status
 from pgclone_admin.options import Arguments, resolve
+from pgclone_admin.services import requests
 from pgclone_admin.services.actors import Actor
 from pgclone_admin.services.declared import hook_names, in_declared_order
 from pgclone_admin.services.recorded import _said
 from pgclone_admin.services.refresh import refresh
+from pgclone_admin.services.restores import Variant
 
 from .test_restore_page import RESTORE, confirmation, url_of
 
@@ -92,7 +94,8 @@ def test_hooks_and_parameters_that_are_chosen_are_those_that_run(pages, dump, de
 
     assert run.status == Status.SUCCEEDED, run.error
     assert run.options["arguments"]["pre_swap_hooks"] == [NOTE["name"], "loud"]
-    assert run.options["arguments"]["hook_params"] == {"text": "it's {mine} ", "times": "2"}
+    # Their values are gone with the end: they may be passwords.
+    assert run.options["arguments"]["hook_params"] == {"text": None, "times": None}
     assert notes(pages)[-3:] == ["it's {mine} 2", f"good hook in {pages.site.name}__temp", "after"]
     assert [hook["name"] for hook in run.result["hooks"]] == [NOTE["name"], "loud", "after"]
     # The account was younger than the dump.
@@ -233,6 +236,22 @@ def test_a_configuration_of_the_admin_names_hooks_and_values_of_the_settings(pag
 def test_what_is_in_a_hook_of_the_command_line_is_not_written_down():
     said = _said(Arguments(pre_swap_hooks=["migrate", ANONYMIZE], hook_params={"a": "b"}))
     assert said == {"pre_swap_hooks": ["migrate", "anonymize"], "hook_params": {"a": None}}
+
+
+@pytest.mark.parametrize("end", ["cancelled", "lost"])
+def test_values_of_parameters_end_with_the_run_however_it_ends(pages, dump, declared, end):
+    actor = Actor.system("a schedule")
+    given = {"dump_key": dump.key, "hook_params": {"text": "hush"}, "pre_swap_hooks": [NOTE]}
+    run = requests.request_restore(actor, given, variant=Variant())
+    assert run.options["arguments"]["hook_params"] == {"text": "hush"}
+    if end == "cancelled":
+        requests.cancel(actor, run)
+    else:
+        run.move(Status.RUNNING)
+        run.move(Status.LOST)
+    run.refresh_from_db()
+    assert run.status == end
+    assert run.options["arguments"]["hook_params"] == {"text": None}
 
 
 def test_what_is_not_declared_any_more_cannot_be_chosen(pages, dump):

@@ -63,6 +63,9 @@ def test_a_storage_that_cannot_be_written_to_is_an_error(office, tmp_path):
         assert found(databases=None) == {}
         with override_settings(PGCLONE_ALLOW_DUMP=False):
             assert found() == {}
+    nightly = {"nightly": {"storage_location": f"{tmp_path}/file/"}}
+    with override_settings(PGCLONE_CONFIGS=nightly):
+        assert set(found()) == {"E011"}
 
 
 def test_a_server_that_cannot_be_reached_is_an_error(office):
