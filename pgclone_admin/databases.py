@@ -88,7 +88,7 @@ def _is_replica(alias: str) -> bool:
         with connections[alias].cursor() as cursor:
             cursor.execute("SELECT pg_is_in_recovery()")
             return bool(cursor.fetchone()[0])
-    except DatabaseError:
+    except (DatabaseError, PgcloneError):  # within a route every other alias refuses
         return False
 
 
