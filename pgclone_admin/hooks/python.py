@@ -17,7 +17,7 @@ from django.apps import apps
 from ..core.errors import ConfigurationError, PgcloneError
 from .base import Kind, Labels, Output
 from .parameters import Parameter, Value
-from .session import text_of
+from .session import is_composed, text_of
 from .sql import run_script
 
 CLASS = "Hook"
@@ -54,13 +54,14 @@ class HookBase:
 
         ``sql`` is a text, something composed by ``psycopg2.sql`` or ``psycopg.sql``, or the
         :class:`~pathlib.Path` of a file, relative to that of the hook. Where the hook declares
-        parameters, ``{name}`` stands for their literals and other braces are doubled.
+        parameters, ``{name}`` stands for their literals and other braces are doubled; not in what
+        was composed, which holds its values already.
         """
         if isinstance(sql, Path):
             text = (self._folder / sql).read_text(encoding="utf-8")
         else:
             text = text_of(sql, self._connection)
-        return run_script(self._connection, text, self._values)
+        return run_script(self._connection, text, None if is_composed(sql) else self._values)
 
 
 @dataclass(frozen=True)

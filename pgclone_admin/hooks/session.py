@@ -104,6 +104,15 @@ def text_of(query: Any, context: Any) -> str:
     return str(query)
 
 
+def is_composed(query: Any) -> bool:
+    """Whether values and names stand in the query already: a brace in them is no placeholder.
+
+    A bare ``SQL`` is a text that nothing was put into yet. It is known by its name, as only one of
+    the two modules that compose need be there.
+    """
+    return hasattr(query, "as_string") and type(query).__name__ != "SQL"
+
+
 class Transaction:
     """One transaction for hooks in a row, and the proof that it is still the same one."""
 

@@ -40,7 +40,7 @@ class Hook(HookBase):
         self.execute(sql='INSERT INTO "MyTable" (text) VALUES ({who})')
         self.execute(
             sql.SQL('INSERT INTO {} (text) VALUES ({})').format(
-                sql.Identifier("MyTable"), sql.Literal("composed by psycopg 3")
+                sql.Identifier("MyTable"), sql.Literal("composed by {psycopg 3}")
             )
         )
         row = connection.execute("SELECT count(*) FROM people_person").fetchone()
@@ -74,7 +74,7 @@ def test_hooks_for_psycopg_3_run_where_it_is_installed(
     assert project.notes()[-4:] == [
         f"good hook in {project.name}__temp",
         "it's {me}",
-        "composed by psycopg 3",
+        "composed by {psycopg 3}",
         "3 people",
     ]
     pgclone("restore", ":pre")

@@ -339,6 +339,40 @@ def test_a_python_hook_has_its_connection_its_parameters_and_modules_beside_it(h
     assert not {name for name in left if not name.startswith(("pgclone_admin", "tests"))}
 
 
+COMPOSED = (
+    "sql.SQL('INSERT INTO people_note (text) VALUES ({})').format(sql.Literal(TEXT))",
+    "sql.SQL('INSERT INTO people_note (text) VALUES (') + sql.Literal(TEXT) + sql.SQL(')')",
+)
+
+COMPOSES = """
+    from psycopg2 import sql
+    from pgclone_admin.hooks import HookBase
+
+    TEXT = {text!r}
+
+    class Hook(HookBase):
+        def run_hook(self, connection):
+            self.execute({query})
+    """
+
+
+@pytest.mark.parametrize("query", COMPOSED, ids=["format", "sum"])
+@pytest.mark.parametrize("text", ["Dear {{who}}, {who}", '{"a": {}}', "50 % {"])
+def test_braces_in_a_composed_value_stay_as_they_are(here, key, write, query, text):
+    """What is composed holds its values: none of them is a template, also in a hook of PUM."""
+    write("hook.py", COMPOSES.format(text=text, query=query))
+    write(".pum.yaml", "application:\n  create:\n    - file: hook.py\n")
+    restored(key, {"file": "hook.py", "parameters": PARAMETERS}, {"pum": ".pum.yaml"})
+    assert here.notes()[-2:] == [text, text]
+
+
+def test_a_bare_sql_is_a_text_with_parameters(here, key, write):
+    query = "sql.SQL(\"INSERT INTO people_note (text) VALUES ({who} || '{{}}')\")"
+    write("hook.py", COMPOSES.format(text="", query=query))
+    restored(key, {"file": "hook.py", "parameters": PARAMETERS}, params={"who": "Ada"})
+    assert here.notes()[-1] == "Ada{}"
+
+
 def test_two_hooks_may_have_modules_of_one_name_beside_them(here, key, write):
     body = """
         import words
