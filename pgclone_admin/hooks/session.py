@@ -38,9 +38,22 @@ class HookCursor(psycopg2.extensions.cursor):
 class HookConnection(psycopg2.extensions.connection):
     """A psycopg2 connection in a transaction that its owner ends; with psycopg 3's ``execute``."""
 
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        super().__init__(*args, **keywords)
-        self.cursor_factory = HookCursor
+    def cursor(
+        self,
+        name: Any = None,
+        cursor_factory: Any = None,
+        withhold: bool = False,
+        scrollable: bool | None = None,
+    ) -> Any:
+        """A cursor of the class that the hook asks for, which refuses what a HookCursor does."""
+        own: Any = self.cursor_factory  # None until somebody sets it
+        wanted = cursor_factory or own or HookCursor
+        if not isinstance(wanted, type):
+            _refuse("connection.cursor() with a cursor_factory that is no class")
+        if not issubclass(wanted, HookCursor):
+            # Its own methods call those of HookCursor's base, after HookCursor has looked.
+            wanted = type(wanted.__name__, (HookCursor, wanted), {})
+        return super().cursor(name, wanted, withhold, scrollable)
 
     def execute(self, query: Any, params: Any = None) -> psycopg2.extensions.cursor:
         cursor: psycopg2.extensions.cursor = self.cursor()

@@ -434,6 +434,71 @@ def test_no_way_to_end_the_transaction_reaches_the_swap(here, key, write, way, n
     assert raised.value.message.startswith('the hook "ends.py" ')
 
 
+CURSORS = {
+    "DictCursor": "connection.cursor(cursor_factory=extras.DictCursor)",
+    "RealDictCursor": "connection.cursor(cursor_factory=extras.RealDictCursor)",
+    "by position": "connection.cursor(None, extras.NamedTupleCursor)",
+    "plain": "connection.cursor(cursor_factory=psycopg2.extensions.cursor)",
+    "by attribute": "as_attribute(connection)",
+    "no class": "connection.cursor(cursor_factory=lambda *a: extras.DictCursor(*a))",
+}
+
+
+@pytest.mark.parametrize("cursor", CURSORS)
+@pytest.mark.parametrize("call", ["execute('COMMIT')", "executemany('COMMIT', [()])"])
+def test_no_cursor_commits_on_the_live_database(here, write, cursor, call):
+    """There nothing is thrown away: what is committed stays."""
+    file = write(
+        "ends.py",
+        f"""
+        import psycopg2
+        from psycopg2 import extras
+        from pgclone_admin.hooks import HookBase
+
+        def as_attribute(connection):
+            connection.cursor_factory = extras.RealDictCursor
+            return connection.cursor()
+
+        class Hook(HookBase):
+            def run_hook(self, connection):
+                self.execute("INSERT INTO people_note (id, text) VALUES (-1, 'half')")
+                cursor = {CURSORS[cursor]}
+                cursor.execute("INSERT INTO people_note (id, text) VALUES (-2, 'half')")
+                cursor.{call}
+        """,
+    )
+    options = resolve(Arguments(pre_dump_hooks=[file]), verb="dump")
+    with unchanged(here), pytest.raises(HookFailed, match=r'the hook "ends\.py" failed: '):
+        create_dump(options, SilentReporter())
+    assert here.files() == []
+
+
+def test_a_hook_has_the_rows_of_the_cursor_that_it_asks_for(here, key, write):
+    file = write(
+        "rows.py",
+        """
+        from psycopg2 import extras
+        from pgclone_admin.hooks import HookBase
+
+        class Hook(HookBase):
+            def run_hook(self, connection):
+                query = "SELECT 'Ada' AS who"
+                for factory in (extras.DictCursor, extras.RealDictCursor):
+                    with connection.cursor(cursor_factory=factory) as cursor:
+                        cursor.execute(query)
+                        assert cursor.fetchone()["who"] == "Ada"
+                with connection.cursor("named", extras.NamedTupleCursor) as cursor:
+                    cursor.execute(query)
+                    assert [row.who for row in cursor] == ["Ada"]
+                with connection.cursor() as cursor:
+                    note = "INSERT INTO people_note (text) VALUES %s"
+                    extras.execute_values(cursor, note, [("one",), ("two",)])
+        """,
+    )
+    restored(key, file)
+    assert here.notes()[-2:] == ["one", "two"]
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
