@@ -24,15 +24,21 @@ def _refuse(what: str) -> NoReturn:
 
 
 class HookCursor(psycopg2.extensions.cursor):
-    """Refuses what would end the transaction."""
+    """Refuses what would end the transaction; takes and returns what psycopg 3's cursors do."""
 
-    def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 - psycopg2's own name
-        check_query(query, self)
-        super().execute(query, vars)
+    def execute(self, query: Any, vars: Any = None) -> Any:  # noqa: A002 - psycopg2's own name
+        super().execute(self._checked(query), vars)
+        return self
 
     def executemany(self, query: Any, vars_list: Any) -> None:
+        super().executemany(self._checked(query), vars_list)
+
+    def _checked(self, query: Any) -> Any:
+        if hasattr(query, "as_string"):
+            # psycopg2 takes only what it has composed itself.
+            query = text_of(query, self)
         check_query(query, self)
-        super().executemany(query, vars_list)
+        return query
 
 
 class HookConnection(psycopg2.extensions.connection):
@@ -53,11 +59,10 @@ class HookConnection(psycopg2.extensions.connection):
         if not issubclass(wanted, HookCursor):
             # Its own methods call those of HookCursor's base, after HookCursor has looked.
             wanted = type(wanted.__name__, (HookCursor, wanted), {})
-        return super().cursor(name, wanted, withhold, scrollable)
+        return super().cursor(name, wanted, withhold=withhold, scrollable=scrollable)
 
     def execute(self, query: Any, params: Any = None) -> psycopg2.extensions.cursor:
-        cursor: psycopg2.extensions.cursor = self.cursor()
-        cursor.execute(query, params)
+        cursor: psycopg2.extensions.cursor = self.cursor().execute(query, params)
         return cursor
 
     def commit(self) -> None:

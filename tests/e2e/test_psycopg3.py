@@ -46,6 +46,11 @@ class Hook(HookBase):
         row = connection.execute("SELECT count(*) FROM people_person").fetchone()
         with connection.cursor() as cursor:
             cursor.execute('INSERT INTO "MyTable" (text) VALUES (%s)', [f"{row[0]} people"])
+            note = sql.SQL('INSERT INTO {} (text) VALUES (%s)').format(sql.Identifier("MyTable"))
+            cursor.execute(note, ["by a cursor"])
+            cursor.executemany(note, [("one of many",), ("another",)])
+            row = cursor.execute(sql.SQL("SELECT count(*) FROM people_person")).fetchone()
+            connection.execute(note, [f"still {row[0]}"])
 """
 
 
@@ -71,11 +76,15 @@ def test_hooks_for_psycopg_3_run_where_it_is_installed(
     )
 
     assert "later" not in project.people()
-    assert project.notes()[-4:] == [
+    assert project.notes()[-8:] == [
         f"good hook in {project.name}__temp",
         "it's {me}",
         "composed by {psycopg 3}",
         "3 people",
+        "by a cursor",
+        "one of many",
+        "another",
+        "still 3",
     ]
     pgclone("restore", ":pre")
     assert "later" in project.people()

@@ -485,8 +485,7 @@ def test_a_hook_has_the_rows_of_the_cursor_that_it_asks_for(here, key, write):
                 query = "SELECT 'Ada' AS who"
                 for factory in (extras.DictCursor, extras.RealDictCursor):
                     with connection.cursor(cursor_factory=factory) as cursor:
-                        cursor.execute(query)
-                        assert cursor.fetchone()["who"] == "Ada"
+                        assert cursor.execute(query).fetchone()["who"] == "Ada"
                 with connection.cursor("named", extras.NamedTupleCursor) as cursor:
                     cursor.execute(query)
                     assert [row.who for row in cursor] == ["Ada"]
