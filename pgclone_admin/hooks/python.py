@@ -140,7 +140,7 @@ def _loaded(path: Path, base: Path, name: str) -> Iterator[type]:
         except (Exception, SystemExit) as error:
             raise ConfigurationError(
                 f'the hook "{name}" cannot be loaded: {type(error).__name__}: {error}',
-                hint=f"It was read from {path}. Nothing was changed.",
+                hint=f"It was read from {path}.",
             ) from error
         yield _class_of(module, name)
 

@@ -14,7 +14,7 @@ import psycopg2
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from ..core import evidence
-from ..core.errors import HookFailed, PgcloneError, TransactionControl
+from ..core.errors import Cancelled, HookFailed, Interrupted, PgcloneError, TimedOut
 from ..core.progress import Reporter
 from ..databases import secrets
 from ..routing import route
@@ -182,16 +182,13 @@ def _told(
             # A hook that runs hooks is ended by the time of the one around it.
             limit = "it may" if hook.labels.timeout is None else f"{hook.labels.timeout:g} s"
             raise failed(name, f"it took longer than {limit}", told.output) from error
-        except HookFailed as error:
+        except (Cancelled, TimedOut, Interrupted):
+            raise
+        except PgcloneError as error:
             # A statement is cancelled when the run is to end: that is the reason then.
             reporter.check()
-            raise _named(error, name, told.output) from error.__cause__
-        except TransactionControl as error:
-            failure = failed(name, error.message, told.output)
-            failure.hint = error.hint
-            raise failure from error
-        except PgcloneError:
-            raise
+            cause = error.__cause__ if isinstance(error, HookFailed) else error
+            raise _named(error, name, told.output) from cause
         except SystemExit as error:
             told.output.clean(error)
             raise failed(name, f"exit status {error.code}", told.output) from error
@@ -209,11 +206,12 @@ def _reason(error: Exception) -> str:
     return str(error).strip() or type(error).__name__
 
 
-def _named(error: HookFailed, name: str, output: Output) -> HookFailed:
-    """The error with the name of its hook, once."""
-    if error.message.startswith("the hook "):
-        return error
-    named = failed(name, error.message, output)
+def _named(error: PgcloneError, name: str, output: Output) -> HookFailed:
+    """The error as the failure of its hook, with the name of the hook once."""
+    if error.message.startswith('the hook "'):
+        named = HookFailed(error.message)
+    else:
+        named = failed(name, error.message, output)
     named.hint = error.hint
     return named
 

@@ -395,7 +395,8 @@ def test_a_hook_that_uses_another_alias_is_refused(
         ]
         assert elsewhere.fingerprint() == before
     for failed in refused:
-        assert 'error: the hook used the database "elsewhere"' in failed.stderr
+        said = 'error: the hook "pry" failed: the hook used the database "elsewhere"'
+        assert said in failed.stderr
         assert failed.stdout == ""
     assert project.files() == files
 

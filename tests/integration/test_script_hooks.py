@@ -434,6 +434,39 @@ def test_no_way_to_end_the_transaction_reaches_the_swap(here, key, write, way, n
     assert raised.value.message.startswith('the hook "ends.py" ')
 
 
+FAILING = {
+    "self.execute('SELECT {nobody}')": "line 1: there is no parameter nobody",
+    r"self.execute(r'\dt')": r"line 1: \dt is a command of psql",
+    "connection.execute('SELECT \"open')": "line 1: ",
+    "raise ConfigurationError('a setting is wrong')": "a setting is wrong",
+    "raise PermissionMissing('not for you')": "not for you",
+}
+
+
+@pytest.mark.parametrize("statement", FAILING)
+def test_every_error_of_a_python_hook_is_told_as_its_own(
+    here, key, write, statement, nothing_left_behind
+):
+    """And what it has failed on is kept for a look at it, whatever kind of error it is."""
+    temporary = f"{here.name}__temp"
+    nothing_left_behind.allow(temporary)
+    file = write(
+        "fails.py",
+        f"""
+        from pgclone_admin.core.errors import ConfigurationError, PermissionMissing
+        from pgclone_admin.hooks import HookBase
+
+        class Hook(HookBase):
+            def run_hook(self, connection, who):
+                {statement}
+        """,
+    )
+    with unchanged(here, made=[temporary]), pytest.raises(HookFailed) as raised:
+        restored(key, {"file": file, "parameters": PARAMETERS})
+    assert raised.value.message.startswith(f'the hook "fails.py" failed: {FAILING[statement]}')
+    assert f'The temporary database "{temporary}" is kept' in (raised.value.hint or "")
+
+
 CURSORS = {
     "DictCursor": "connection.cursor(cursor_factory=extras.DictCursor)",
     "RealDictCursor": "connection.cursor(cursor_factory=extras.RealDictCursor)",
