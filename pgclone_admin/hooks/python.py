@@ -14,7 +14,7 @@ from typing import Any
 
 from django.apps import apps
 
-from ..core.errors import ConfigurationError, PgcloneError
+from ..core.errors import ConfigurationError, HookFailed, PgcloneError
 from .base import Kind, Labels, Output
 from .parameters import Parameter, Value
 from .session import is_composed, text_of
@@ -26,6 +26,9 @@ BASE_CLASS = "HookBase"
 EXAMPLE = (
     "class Hook(HookBase):\n    def run_hook(self, connection, ...):\n        self.execute(...)"
 )
+
+RUN_LATER = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+"""What tells a function that only prepares its work when it is called."""
 
 _numbers = count(1)
 
@@ -89,7 +92,7 @@ class PythonHook:
                 hook.execute = lambda sql: HookBase.execute(hook, sql)
             asked = _asked(found, self.labels.name)
             given = {name: self.values[name] for name in asked if name in self.values}
-            hook.run_hook(connection, **given)
+            _refuse_later(hook.run_hook(connection, **given))
 
 
 def load_python(
@@ -216,12 +219,30 @@ def _class_of(module: Any, name: str) -> type:
     return found
 
 
+def _refuse_later(result: Any) -> None:
+    """:class:`HookFailed` for work that was only prepared, as a decorator can hide that."""
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()
+    elif not inspect.isasyncgen(result):
+        return
+    raise HookFailed(
+        f"run_hook returned a {type(result).__name__} and has done nothing",
+        hint="Call asynchronous code with asyncio.run() in it.",
+    )
+
+
 def _asked(found: type, name: str) -> dict[str, bool]:
     """The parameters that ``run_hook`` names after the connection, and whether it needs them."""
     run_hook = inspect.getattr_static(found, "run_hook", None)
     if not callable(run_hook):
         raise ConfigurationError(
             f'the class {CLASS} of the hook "{name}" has no method run_hook', hint=EXAMPLE
+        )
+    if any(runs_later(run_hook) for runs_later in RUN_LATER):
+        raise ConfigurationError(
+            f'run_hook of the hook "{name}" would do nothing when it is called: it is asynchronous '
+            "or a generator",
+            hint=f"Call asynchronous code with asyncio.run() in it.\n{EXAMPLE}",
         )
     parameters = list(inspect.signature(run_hook).parameters.values())
     kinds = {p.kind for p in parameters}

@@ -467,6 +467,27 @@ def test_every_error_of_a_python_hook_is_told_as_its_own(
     assert f'The temporary database "{temporary}" is kept' in (raised.value.hint or "")
 
 
+@pytest.mark.parametrize("work", ["async def work(): pass", "def work(): yield"])
+def test_a_hook_that_only_prepares_its_work_has_failed(here, key, write, work, nothing_left_behind):
+    """It is not seen before it runs, and nothing of it has been done."""
+    temporary = f"{here.name}__temp"
+    nothing_left_behind.allow(temporary)
+    file = write(
+        "lazy.py",
+        f"""
+        from pgclone_admin.hooks import HookBase
+
+        {work}
+
+        class Hook(HookBase):
+            def run_hook(self, connection):
+                return work()
+        """,
+    )
+    with unchanged(here, made=[temporary]), pytest.raises(HookFailed, match="has done nothing"):
+        restored(key, file)
+
+
 CURSORS = {
     "DictCursor": "connection.cursor(cursor_factory=extras.DictCursor)",
     "RealDictCursor": "connection.cursor(cursor_factory=extras.RealDictCursor)",
@@ -541,6 +562,9 @@ def test_a_hook_has_the_rows_of_the_cursor_that_it_asks_for(here, key, write):
         ("class Hook(HookBase):\n    def run_hook(self): pass", "self and connection"),
         ("class Hook(HookBase):\n    def run_hook(self, connection, srid): pass", "asks for srid"),
         ("class Hook(HookBase):\n    def run_hook(self, c, **kw): pass", "has to name"),
+        ("class Hook(HookBase):\n    async def run_hook(self, c): pass", "would do nothing"),
+        ("class Hook(HookBase):\n    def run_hook(self, c): yield", "would do nothing"),
+        ("class Hook(HookBase):\n    async def run_hook(self, c): yield", "would do nothing"),
         ("import no_such_module", "cannot be loaded: ModuleNotFoundError"),
         ("1 / 0", "cannot be loaded: ZeroDivisionError"),
         ("raise SystemExit", "cannot be loaded: SystemExit"),
@@ -732,6 +756,25 @@ def test_asynchronous_code_of_a_hook_reaches_the_temporary_database(here, key, c
     restored(key, command("look", lambda _options: asyncio.run(look())))
     asyncio.run(look())
     assert found == [here.name, f"{here.name}__temp", here.name]
+
+
+def test_a_python_hook_runs_asynchronous_code_to_its_end(here, key, write):
+    file = write(
+        "hook.py",
+        """
+        import asyncio
+        from pgclone_admin.hooks import HookBase
+
+        async def work(connection):
+            connection.execute("INSERT INTO people_note (text) VALUES ('asynchronous')")
+
+        class Hook(HookBase):
+            def run_hook(self, connection):
+                asyncio.run(work(connection))
+        """,
+    )
+    restored(key, file)
+    assert here.notes()[-1] == "asynchronous"
 
 
 # -- commands with arguments -----------------------------------------------------------------------
