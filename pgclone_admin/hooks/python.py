@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-from django.apps import apps
-
-from ..core.errors import ConfigurationError, HookFailed, PgcloneError
+from ..core.errors import ConfigurationError, HookFailed
 from .base import Kind, Labels, Output
+from .imports import loaded, patience
 from .parameters import Parameter, Value
 from .session import is_composed, text_of
 from .sql import run_script
@@ -29,8 +24,6 @@ EXAMPLE = (
 
 RUN_LATER = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 """What tells a function that only prepares its work when it is called."""
-
-_numbers = count(1)
 
 
 class HookBase:
@@ -82,7 +75,8 @@ class PythonHook:
     kind = Kind.PYTHON
 
     def run_in(self, connection: Any, output: Output, check: Callable[[], None]) -> None:
-        with _loaded(self.path, self.base, self.labels.name) as found:
+        with loaded(self.path, self.base, self.labels.name, check) as module:
+            found = _class_of(module, self.labels.name)
             hook: Any = found()
             hook._connection = connection
             hook._values = self.values if self.is_template else None
@@ -107,10 +101,10 @@ def load_python(
     """The file as a hook: it is loaded once for a look, and again when it runs.
 
     :class:`ConfigurationError` when it has no usable class ``Hook``, or when that asks for what is
-    not declared.
+    not declared; :class:`Conflict` while a hook of another thread is at work for too long.
     """
-    with _loaded(path, base, labels.name) as found:
-        asked = _asked(found, labels.name)
+    with loaded(path, base, labels.name, patience()) as module:
+        asked = _asked(_class_of(module, labels.name), labels.name)
     if unknown := [name for name, is_needed in asked.items() if is_needed and name not in values]:
         known = ", ".join(sorted(values)) or "none"
         raise ConfigurationError(
@@ -118,94 +112,6 @@ def load_python(
             hint=f'Declare it under "parameters". Declared: {known}.',
         )
     return PythonHook(path, base, labels, parameters, values, is_template)
-
-
-@contextmanager
-def _loaded(path: Path, base: Path, name: str) -> Iterator[type]:
-    """The class ``Hook`` of the file; within the block modules beside it can be imported.
-
-    Nothing of it stays in ``sys.path`` or ``sys.modules``, so that two hooks may have a module of
-    the same name beside them, and each run reads what is on the disk.
-    """
-    module_name = f"pgclone_hook_{next(_numbers)}"
-    spec = importlib.util.spec_from_file_location(
-        module_name, path, submodule_search_locations=[str(path.parent)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    with _local_imports([path.parent, base], module_name):
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
-        try:
-            spec.loader.exec_module(module)
-        except PgcloneError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise ConfigurationError(
-                f'the hook "{name}" cannot be loaded: {type(error).__name__}: {error}',
-                hint=f"It was read from {path}.",
-            ) from error
-        yield _class_of(module, name)
-
-
-@contextmanager
-def _local_imports(folders: list[Path], own_name: str) -> Iterator[None]:
-    # What the project finds by itself stays as it is: an app may be imported by a hook for the
-    # first time, and is not to be there twice.
-    known = {Path(entry).resolve() for entry in sys.path}
-    added = [str(f) for f in dict.fromkeys(each.resolve() for each in folders) if f not in known]
-    hidden = _hide(_modules_in(added), added)
-    before = set(sys.modules)
-    sys.path[:0] = added
-    try:
-        yield
-    finally:
-        for folder in added:
-            if folder in sys.path:
-                sys.path.remove(folder)
-            sys.path_importer_cache.pop(folder, None)
-        for name in set(sys.modules) - before:
-            if name.partition(".")[0] == own_name or _comes_from(sys.modules[name], added):
-                del sys.modules[name]
-        sys.modules.update(hidden)
-
-
-def _modules_in(folders: list[str]) -> Set[str]:
-    """Names that an import would find in the folders, apart from those of Python itself and of the
-    apps of the project: another copy of their models would take their place in Django."""
-    found = {
-        entry.stem
-        for folder in folders
-        for entry in Path(folder).iterdir()
-        if entry.suffix == ".py" or (entry / "__init__.py").exists()
-    }
-    installed = {config.name.partition(".")[0] for config in apps.get_app_configs()}
-    return found - sys.stdlib_module_names - installed - {"django", "psycopg2", "psycopg"}
-
-
-def _hide(names: Set[str], folders: list[str]) -> dict[str, Any]:
-    """Takes other modules of these names out of ``sys.modules``, and returns them."""
-    tops = {
-        name
-        for name in names
-        if name in sys.modules and not _comes_from(sys.modules[name], folders)
-    }
-    return {
-        name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in tops
-    }
-
-
-def _comes_from(module: Any, folders: list[str]) -> bool:
-    """Whether an import has found the module by one of these folders, and not by another entry of
-    ``sys.path`` that lies deeper."""
-    places = [getattr(module, "__file__", None), *(getattr(module, "__path__", None) or [])]
-    files = [Path(place).resolve() for place in places if place]
-    others = {Path(entry).resolve() for entry in sys.path} - set(map(Path, folders))
-    for file in files:
-        found = [folder for folder in file.parents if folder in others or str(folder) in folders]
-        if found and str(found[0]) in folders:
-            return True
-    return False
 
 
 def _class_of(module: Any, name: str) -> type:
