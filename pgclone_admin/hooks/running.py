@@ -23,7 +23,9 @@ from .base import HookResult, Output, failed
 from .command import CommandHook
 from .deadline import TimeIsUp, watched
 from .loading import AnyHook, TransactionalHook
+from .python import PythonHook
 from .session import Transaction, after_commit, transaction
+from .waiting import never_for_itself
 
 BEGINS = "running the hook "
 """What is told before a hook runs; what it says is indented after it."""
@@ -86,7 +88,9 @@ def _run_transaction(
     with route(place.alias, place.database):
         with transaction(place.alias, place.database) as shared:
             for hook in hooks:
-                with _told(hook, place, reporter, shared) as told:
+                with _told(hook, place, reporter, shared) as told, ExitStack() as stack:
+                    if isinstance(hook, PythonHook):
+                        stack.enter_context(never_for_itself(shared, place.alias, place.database))
                     hook.run_in(shared.connection, told.output, reporter.check)
                 if hook.labels.anonymizes and told.output.changed is None:
                     _attest(hook, shared)

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -635,6 +636,64 @@ def test_models_in_a_python_hook_are_those_of_the_temporary_database(here, key, 
     restored(key, {"file": "models.py"}, variant=Variant(beside=":beside"))
     assert here.notes("beside")[-1] == "by the model"
     assert here.notes() == live
+
+
+USES_MODELS = """
+    from pgclone_admin.hooks import HookBase
+    from tests.project.people.models import Note
+
+    class Hook(HookBase):
+        def run_hook(self, connection):
+            {before}
+            Note.objects.create(text="by the model")
+    """
+
+
+@pytest.mark.parametrize("stage", ["pre_dump", "pre_swap"])
+def test_a_model_that_waits_for_its_own_hook_is_told_so(
+    here, key, write, stage, nothing_left_behind
+):
+    """It would wait for ever: the thread that could commit is the one that waits."""
+    alter = """self.execute('ALTER TABLE "MyTable" ADD extra int')"""
+    file = write("waits.py", USES_MODELS.format(before=alter))
+    hook = {"file": file, "timeout": 20}
+    temporary = f"{here.name}__temp"
+    nothing_left_behind.allow(temporary)
+    dumping = resolve(Arguments(pre_dump_hooks=[hook]), verb="dump")
+    run, made = {
+        "pre_dump": (lambda: create_dump(dumping, SilentReporter()), []),
+        "pre_swap": (lambda: restored(key, hook), [temporary]),
+    }[stage]
+    with unchanged(here, made=made), pytest.raises(HookFailed) as raised:
+        run()
+    said = 'the hook "waits.py" failed: a model waited for a lock that the transaction of the hooks'
+    assert raised.value.message.startswith(said)
+    assert "Models have a connection of their own." in (raised.value.hint or "")
+
+
+def test_a_model_may_wait_for_the_site(here, write):
+    """On the live database somebody else may hold a lock for a while."""
+    file = write("waits.py", USES_MODELS.format(before="self.execute('SELECT 1')"))
+    options = resolve(Arguments(pre_dump_hooks=[file]), verb="dump")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(here.server.table_locked(here.name, '"MyTable"'))
+        letting_go = threading.Timer(3.5, stack.close)
+        letting_go.start()
+        begun = time.monotonic()
+        create_dump(options, SilentReporter())
+        assert time.monotonic() - begun > 3
+        letting_go.join()
+    assert here.notes()[-1] == "by the model"
+
+
+def test_what_models_write_in_a_hook_before_a_dump_stays(here, write):
+    """They have another connection, which commits by itself."""
+    file = write("models.py", USES_MODELS.format(before=f"self.execute({NOTE.format(1)!r})"))
+    options = resolve(Arguments(pre_dump_hooks=[file, {"code": "SELECT no"}]), verb="dump")
+    before = here.notes()
+    with pytest.raises(HookFailed, match="SELECT no"):
+        create_dump(options, SilentReporter())
+    assert here.notes() == [*before, "by the model"]
 
 
 def test_a_hook_beside_a_file_that_is_called_as_an_app_reaches_the_app(here, key, write):
