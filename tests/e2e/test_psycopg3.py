@@ -88,3 +88,26 @@ def test_hooks_for_psycopg_3_run_where_it_is_installed(
     ]
     pgclone("restore", ":pre")
     assert "later" in project.people()
+
+
+WAITING = """
+from pgclone_admin.hooks import HookBase
+from tests.project.people.models import Note
+
+
+class Hook(HookBase):
+    def run_hook(self, connection):
+        self.execute('ALTER TABLE "MyTable" ADD extra int')
+        Note.objects.create(text="waits for the line above")
+"""
+
+
+def test_a_model_that_waits_for_its_own_hook_is_told_so(
+    project: Project, psycopg3: dict[str, str], tmp_path: Path
+) -> None:
+    script = tmp_path / "hook.py"
+    script.write_text(WAITING)
+    spec = f'{{"file": "{script}", "timeout": 20}}'
+    failed = project.pgclone("dump", "--pre-dump-hook", spec, env=psycopg3).failed(1)
+    assert "failed: a model waited for a lock" in failed.stderr
+    assert project.files() == []
