@@ -10,8 +10,8 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from ..hooks.spec import FILE_ENDINGS, normalized
-from ..options import HOOK_LISTS, Arguments
+from ..hooks.spec import FILE_ENDINGS
+from ..options import Arguments
 from ..services.recovery import DEFAULT_AGE
 
 MOST_HOURS = 24 * 36_500
@@ -249,9 +249,6 @@ VERBS = (
 def given_arguments(given: dict[str, Any]) -> Arguments:
     known = {field.name for field in dataclasses.fields(Arguments)}
     arguments = {name: value for name, value in given.items() if name in known}
-    for option in HOOK_LISTS:
-        if arguments.get(option):
-            arguments[option] = [normalized(hook) for hook in arguments[option]]
     if arguments.get("hook_params"):
         arguments["hook_params"] = dict(arguments["hook_params"])
     return Arguments(**arguments)

@@ -10,7 +10,7 @@ from ..core.copy import CopyResult
 from ..core.manifest import Manifest
 from ..core.progress import Reporter
 from ..databases import live_name
-from ..hooks.spec import name_of
+from ..hooks.spec import name_of, normalized
 from ..models import Dump, Kind, RestoreRun, without_values
 from ..options import HOOK_LISTS, Arguments, Options
 from ..runner import described, made_dump, recorded
@@ -120,6 +120,8 @@ def _said(given: Arguments) -> dict[str, Any]:
     """What was given, with hooks by their names, and without the values of parameters."""
     said = {name: value for name, value in dataclasses.asdict(given).items() if value is not None}
     said |= {
-        option: [name_of(hook) for hook in said[option]] for option in HOOK_LISTS if option in said
+        option: [name_of(normalized(hook)) for hook in said[option]]
+        for option in HOOK_LISTS
+        if option in said
     }
     return without_values(said)

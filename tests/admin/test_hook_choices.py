@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 import pytest
 from django.test import override_settings
@@ -234,8 +236,12 @@ def test_a_configuration_of_the_admin_names_hooks_and_values_of_the_settings(pag
 
 
 def test_what_is_in_a_hook_of_the_command_line_is_not_written_down():
-    said = _said(Arguments(pre_swap_hooks=["migrate", ANONYMIZE], hook_params={"a": "b"}))
-    assert said == {"pre_swap_hooks": ["migrate", "anonymize"], "hook_params": {"a": None}}
+    hooks: list[Any] = ["migrate", json.dumps(ANONYMIZE), ANONYMIZE]
+    said = _said(Arguments(pre_swap_hooks=hooks, hook_params={"a": "b"}))
+    assert said == {
+        "pre_swap_hooks": ["migrate", "anonymize", "anonymize"],
+        "hook_params": {"a": None},
+    }
 
 
 @pytest.mark.parametrize("end", ["cancelled", "lost"])

@@ -1057,6 +1057,24 @@ def test_the_command_takes_files_and_json_as_hooks_and_values_of_parameters(proj
     assert 'error: no hook of this run has a parameter "whom"' in refused.stderr
 
 
+def test_a_declared_file_that_a_flag_names_keeps_its_parameters(project):
+    """It is called by its file in the plan and in the log."""
+    folder = project.folder / "hooks"
+    folder.mkdir()
+    (folder / "note.sql").write_text("""INSERT INTO "MyTable" (text) VALUES ({n} || ' notes')""")
+    hook = {"file": "hooks/note.sql", "parameters": [{"name": "n", "type": "integer"}]}
+    project.settings["PGCLONE_CONFIGS"] = {"nightly": {"pre_swap_hooks": ["migrate", hook]}}
+    key = project.pgclone("dump").ok().lines[0]
+    flags = ("--pre-swap-hook", "migrate", "hooks/note.sql")
+
+    refused = project.pgclone("restore", key, *flags).failed()
+    assert 'the parameter "n"' in refused.stderr
+    done = project.pgclone("restore", key, *flags, "--hook-param", "n", "3").ok()
+
+    assert "running the hook hooks/note.sql\n" in done.stderr
+    assert project.notes()[-1] == "3 notes"
+
+
 def test_a_hook_that_tells_the_password_is_shown_without_it(here, key, write, nothing_left_behind):
     nothing_left_behind.allow(f"{here.name}__temp")
     write(

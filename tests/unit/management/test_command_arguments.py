@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from django.core.management.base import CommandParser
+from django.test import override_settings
 
 from pgclone_admin.management.arguments import VERBS, given_arguments, take_key_from_hooks
 from pgclone_admin.management.commands.pgclone import Command
-from pgclone_admin.options import Arguments
+from pgclone_admin.options import Arguments, resolve
 
 FULL_KEY = "prod/default/none/2026-01-01-00-00-00-000000.dump"
 VERSION_1_KEY = "shop/2021-03-01-12-30-00-000007.default.dump"
@@ -183,6 +184,16 @@ def test_hooks_before_a_dump_add_up_in_order_and_can_be_none() -> None:
 def test_two_commands_do_not_share_their_lists() -> None:
     assert arguments("dump", "-e", "a.A").exclude == ["a.A"]
     assert arguments("dump", "-e", "b.B").exclude == ["b.B"]
+
+
+@pytest.mark.parametrize("name", ["hooks/views.sql", "views"])
+def test_a_declared_hook_comes_with_all_that_is_declared_of_it(name: str) -> None:
+    declared = {"file": "hooks/views.sql", "parameters": [{"name": "n"}], "timeout": 5}
+    if name == "views":
+        declared["name"] = name
+    with override_settings(PGCLONE_PRE_SWAP_HOOKS=[declared]):
+        given = arguments("restore", ":pre", "--pre-swap-hook", "migrate", name)
+        assert resolve(given, verb="restore").pre_swap_hooks == ["migrate", declared]
 
 
 # -- the key --------------------------------------------------------------------------------------
