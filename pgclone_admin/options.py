@@ -11,7 +11,7 @@ from django.apps import apps
 from django.db import DatabaseError
 
 from .core.errors import ConfigurationError, UnknownConfiguration
-from .hooks.spec import Declared
+from .hooks.spec import Declared, named_after
 from .settings import HookSpec, as_hooks, as_list, settings
 
 NO_CONFIGURATION = "none"
@@ -125,22 +125,21 @@ def declared_hooks(option: str) -> Declared:
     return Declared.of(hook_lists(option, stored=False))
 
 
-def hook_lists(option: str, *, stored: bool) -> Iterator[tuple[str, list[HookSpec]]]:
-    """Every list of hooks that the settings have under ``option``, with the name of its
-    configuration; with ``stored`` those of the configurations in the database, too, which name only
-    what the settings declare.
+def hook_lists(option: str, *, stored: bool) -> Iterator[list[HookSpec]]:
+    """Every list of hooks that the settings have under ``option``; with ``stored`` those of the
+    configurations in the database, too, which name only what the settings declare.
 
     A configuration that cannot be read has none: whoever uses it, and the system checks, are told.
     """
-    yield "", getattr(settings, option)
+    yield getattr(settings, option)
     for configurations in (settings.configs, settings.dump_configs, settings.restore_configs):
         for name, configuration in configurations.items():
             with contextlib.suppress(ConfigurationError):
-                yield str(name), checked(str(name), configuration).get(option, [])
+                yield checked(str(name), configuration).get(option, [])
     if stored:
         model = apps.get_model("pgclone_admin", "Configuration")
         for hooks in model.objects.values_list(option, flat=True):
-            yield "", hooks or []
+            yield hooks or []
 
 
 def configurations_of_settings() -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -230,7 +229,7 @@ def checked(name: str, configuration: Any) -> Mapping[str, Any]:
             expected = "a mapping" if kind is Mapping else f"of type {kind.__name__}"
             raise ConfigurationError(f"{where} has to be {expected}")
         if option in HOOK_LISTS:
-            options[option] = as_hooks(value, where)
+            options[option] = [named_after(name, hook) for hook in as_hooks(value, where)]
         else:
             options[option] = as_list(value, where) if kind is list else value
     return options

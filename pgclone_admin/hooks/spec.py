@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from ..core.errors import ConfigurationError, UnknownHook
@@ -49,8 +50,7 @@ def kind_of(spec: Mapping[str, Any]) -> str:
 
 def normalized(spec: HookSpec) -> HookSpec:
     """A text that names a file, or is a mapping in JSON, as the mapping that it stands for."""
-    if isinstance(spec, str) and spec.endswith(FILE_ENDINGS):
-        return {"file": spec}
+    spec = _with_file(spec)
     if isinstance(spec, str) and spec.lstrip().startswith("{"):
         try:
             read = json.loads(spec)
@@ -61,6 +61,18 @@ def normalized(spec: HookSpec) -> HookSpec:
         assert isinstance(read, dict)
         return read
     return spec
+
+
+def _with_file(spec: HookSpec) -> HookSpec:
+    return {"file": spec} if isinstance(spec, str) and spec.endswith(FILE_ENDINGS) else spec
+
+
+def named_after(configuration: str, spec: HookSpec) -> HookSpec:
+    """A hook of a configuration. The map of an anonymizing one says nothing of its name, so that it
+    has the name of its configuration: it is to mean the same map whatever else is declared."""
+    if isinstance(spec, str) or "anonymize" not in spec or spec.get("name"):
+        return spec
+    return {**spec, "name": f"{name_of(spec)} ({configuration})"}
 
 
 def name_of(spec: HookSpec) -> str:
@@ -75,7 +87,8 @@ def name_of(spec: HookSpec) -> str:
     elif "code" in spec:
         usual = f"SQL: {shortened(str(spec['code']))}"
     else:
-        usual = str(spec.get("file") or spec.get("pum") or next(iter(spec), ""))
+        kind = next((key for key in KEYS if key in spec), next(iter(spec), ""))
+        usual = str(spec.get("file") or spec.get("pum") or kind)
     return str(spec.get("name") or usual)
 
 
@@ -95,20 +108,14 @@ class Declared:
     ambiguous: frozenset[str]
 
     @classmethod
-    def of(cls, lists: Iterable[tuple[str, Sequence[HookSpec]]]) -> Declared:
-        """Each list comes with the name of its configuration, empty for the setting. The map of an
-        anonymizing hook says nothing of its name, so that one has the name of its configuration:
-        it is to mean the same map whatever else is declared."""
+    def of(cls, lists: Iterable[Sequence[HookSpec]]) -> Declared:
         hooks: dict[str, HookSpec] = {}
         ambiguous = set()
-        for owner, specs in lists:
-            for spec in specs:
-                name = name_of(spec)
-                is_map = isinstance(spec, Mapping) and "anonymize" in spec and "name" not in spec
-                if owner and is_map:
-                    name = f"{name} ({owner})"
-                if hooks.setdefault(name, spec) != spec:
-                    ambiguous.add(name)
+        # A file is the same hook in both of its spellings.
+        for spec in map(_with_file, chain.from_iterable(lists)):
+            name = name_of(spec)
+            if hooks.setdefault(name, spec) != spec:
+                ambiguous.add(name)
         return cls(hooks, frozenset(ambiguous))
 
     def names_of(self, hooks: Sequence[HookSpec]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from ..hooks.spec import FILE_ENDINGS
-from ..options import Arguments
+from ..options import Arguments, declared_hooks
 from ..services.recovery import DEFAULT_AGE
 
 MOST_HOURS = 24 * 36_500
@@ -255,13 +255,15 @@ def given_arguments(given: dict[str, Any]) -> Arguments:
 
 
 def take_key_from_hooks(given: dict[str, Any]) -> None:
-    """``--pre-swap-hook migrate KEY``: a last value that has the shape of a key is the key."""
+    """``--pre-swap-hook migrate KEY``: a last value that has the shape of a key is the key, unless
+    it is the name of a declared hook."""
     for option in ("pre_swap_hooks", "post_swap_hooks"):
         hooks = given[option]
-        if given["dump_key"] is None and hooks and _is_key(hooks[-1]):
+        if given["dump_key"] is None and hooks and _is_key(hooks[-1], option):
             given["dump_key"] = hooks.pop()
 
 
-def _is_key(text: str) -> bool:
+def _is_key(text: str, option: str) -> bool:
     is_hook = text.endswith(FILE_ENDINGS) or text.lstrip().startswith("{")
-    return text.startswith(":") or ("/" in text and not is_hook)
+    is_key = text.startswith(":") or ("/" in text and not is_hook)
+    return is_key and text not in declared_hooks(option).hooks

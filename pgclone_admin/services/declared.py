@@ -43,7 +43,7 @@ def in_declared_order(option: str, names: Sequence[HookSpec]) -> list[HookSpec]:
             hint=f"Hooks are declared in PGCLONE_{option.upper()} and in PGCLONE_CONFIGS.",
         )
     chosen = [str(name) for name in names]
-    for _configuration, hooks in hook_lists(option, stored=True):
+    for hooks in hook_lists(option, stored=True):
         # Those of the database are names already.
         listed = declared.names_of([declared.hooks.get(str(h), h) for h in hooks])
         if set(listed) == set(chosen):

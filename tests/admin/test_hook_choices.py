@@ -193,7 +193,7 @@ def test_what_the_configuration_of_a_dump_requires_is_required_here(pages):
         client = pages.superuser()
         dump = type(made).objects.get(config="local")
         text = client.get(url_of(dump)).content.decode()
-        assert "anonymize (anonymizing: 1 fields)" in text
+        assert "anonymize (local) (anonymizing: 1 fields)" in text
         assert "hush-hush" not in text
         chosen = {"looked": 1, "database": "default", "what": "over", "hooks": ["migrate"]}
         refused = client.get(url_of(dump), chosen).content.decode()
@@ -290,7 +290,8 @@ def test_hooks_without_names_in_two_configurations_are_told_apart(pages, dump):
     }
     with override_settings(PGCLONE_CONFIGS=configs):
         run = executed(pages, pages.client(RESTORE), dump, hooks=["anonymize (b)"])
-        assert resolve(Arguments(config="a"), verb="restore").pre_swap_hooks[1] == ANONYMIZE
+        of_a = resolve(Arguments(config="a"), verb="restore").pre_swap_hooks[1]
+        assert of_a == {**ANONYMIZE, "name": "anonymize (a)"}
         assert hook_names("pre_swap_hooks") == ["migrate", "anonymize (a)", "anonymize (b)"]
     assert run.status == Status.SUCCEEDED, run.error
     assert not {"A", "B"} & {name[:1] for name in people(pages)}

@@ -13,6 +13,7 @@ from django.test import override_settings
 
 from pgclone_admin import options
 from pgclone_admin.core.errors import ConfigurationError, UnknownConfiguration
+from pgclone_admin.hooks import load_hooks
 from pgclone_admin.options import (
     CONFIGURATION_KEYS,
     NO_CONFIGURATION,
@@ -178,6 +179,35 @@ def test_a_name_of_a_declared_hook_stands_for_that_hook() -> None:
     with override_settings(PGCLONE_CONFIGS={"nightly": {"pre_swap_hooks": ["migrate", declared]}}):
         options = resolve(Arguments(pre_swap_hooks=["views", "migrate", "other"]), verb="restore")
     assert options.pre_swap_hooks == [declared, "migrate", "other"]
+
+
+def test_the_name_that_a_hook_has_in_the_plan_is_the_one_that_stands_for_it() -> None:
+    people = {"anonymize": {"auth.User.email": "email"}}
+    hooks: list[Any] = [
+        "migrate",
+        {"command": "check", "options": {"verbosity": 0}},
+        {"code": "SELECT 1"},
+        {"code": "SELECT 2", "name": "second"},
+        {"seed": "staging", "timeout": 5, **people},
+    ]
+    changes = {
+        "PGCLONE_PRE_SWAP_HOOKS": [people],
+        "PGCLONE_CONFIGS": {"local": {"pre_swap_hooks": hooks}},
+        "PGCLONE_RESTORE_CONFIGS": {"old": {"pre_swap_hooks": people}},
+    }
+    with override_settings(**changes):
+        names = []
+        for config in (None, "local", "old"):
+            for hook in resolve(Arguments(config=config), verb="restore").pre_swap_hooks:
+                (loaded,) = load_hooks([hook])
+                names.append(loaded.labels.name)
+                given = Arguments(pre_swap_hooks=[loaded.labels.name])
+                assert resolve(given, verb="restore").pre_swap_hooks == [hook]
+    assert names == [
+        "anonymize",
+        *("migrate", "check --verbosity=...", "SQL: SELECT 1", "second", "anonymize (local)"),
+        "anonymize (old)",
+    ]
 
 
 def test_another_configuration_that_cannot_be_used_disturbs_nobody() -> None:

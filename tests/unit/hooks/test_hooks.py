@@ -55,9 +55,15 @@ def test_a_name_that_is_close_to_others_names_them() -> None:
     "other", [{"name": "check", "code": "SELECT 1"}, {"command": "check", "timeout": 5}]
 )
 def test_a_text_never_stands_for_another_hook_that_is_called_so(other: HookSpec) -> None:
-    declared = Declared.of([("", [other]), ("b", ["check"])])
+    declared = Declared.of([[other], ["check"]])
     with pytest.raises(ConfigurationError, match='two hooks are called "check"'):
         declared.meant("check")
+
+
+def test_a_file_is_the_same_hook_in_both_of_its_spellings() -> None:
+    declared = Declared.of([["hooks/views.sql"], [{"file": "hooks/views.sql"}]])
+    assert declared.meant("hooks/views.sql") == {"file": "hooks/views.sql"}
+    assert declared.names_of([{"file": "hooks/views.sql"}]) == ["hooks/views.sql"]
 
 
 @override_settings(PGCLONE_ALLOW_RESTORE=False)  # DATABASES of the tests would be warned of

@@ -248,6 +248,18 @@ def test_hooks_before_a_swap_add_up_and_leave_the_key(
     assert (given.pre_swap_hooks, given.dump_key) == (hooks, key)
 
 
+@pytest.mark.parametrize("flag", ["--pre-swap-hook", "--post-swap-hook"])
+def test_a_last_value_that_is_the_name_of_a_declared_hook_is_no_key(flag: str) -> None:
+    option = f"{flag.strip('-').replace('-', '_')}s"
+    hooks = ["migrate", {"pum": "pumx/.pum.yaml"}, {"code": "SELECT 1", "name": ":tidy"}]
+    with override_settings(PGCLONE_CONFIGS={"nightly": {option: hooks}}):
+        for name in ("pumx/.pum.yaml", ":tidy"):
+            given = arguments("restore", flag, "migrate", name)
+            assert (getattr(given, option), given.dump_key) == (["migrate", name], None)
+            given = arguments("restore", flag, name, "prod/default")
+            assert (getattr(given, option), given.dump_key) == ([name], "prod/default")
+
+
 # -- switches -------------------------------------------------------------------------------------
 
 
