@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
 from django.core.management import BaseCommand, call_command, get_commands, load_command_class
+from django.db import DEFAULT_DB_ALIAS
 
 from ..core.errors import ConfigurationError, PgcloneError, UnknownHook
+from ..core.process import scrubbed
 from .base import Kind, Labels, Output
 from .parameters import Parameter
 
@@ -40,19 +44,23 @@ class CommandHook:
 
     def run(self, alias: str, output: Output) -> None:
         """Runs the command in this thread."""
+        self.call(self.command, alias, output)
+
+    def call(self, command: str | BaseCommand, alias: str, output: Output | None) -> None:
+        """Calls ``command`` as this one is called."""
         options = dict(self.options)
         if self.is_migrate:
             options.setdefault("database", alias)
         if self.can_ask:
             options.setdefault("interactive", False)
-        call_command(self.command, *self.args, stdout=output, stderr=output, **options)
+        call_command(command, *self.args, stdout=output, stderr=output, **options)
 
 
 def load_command(
     command: str, labels: Labels, args: Sequence[Any] = (), options: Mapping[str, Any] | None = None
 ) -> CommandHook:
     """The command as a hook; :class:`UnknownHook` when there is none, :class:`ConfigurationError`
-    for options that it does not have."""
+    when it does not take these arguments and options."""
     commands = get_commands()
     if command not in commands:
         close = get_close_matches(command, commands, n=3)
@@ -74,19 +82,63 @@ def load_command(
             f'the management command "{command}" cannot be loaded: {type(error).__name__}: {error}'
         ) from error
     known = {action.dest for action in parser._actions} | set(loaded.stealth_options)
-    given = dict(options or {})
-    if unknown := sorted(set(given) - known):
-        raise ConfigurationError(
-            f'the management command "{command}" has no option {", ".join(unknown)}',
-            hint=f"It has: {', '.join(sorted(known - {'help', 'version'}))}.",
-        )
-    return CommandHook(
+    hook = CommandHook(
         command,
         tuple(str(each) for each in args),
-        given,
+        dict(options or {}),
         labels,
         can_ask="interactive" in known,
     )
+    _rehearse(hook, loaded, parser)
+    return hook
+
+
+def _rehearse(hook: CommandHook, command: BaseCommand, parser: argparse.ArgumentParser) -> None:
+    """Has Django read the arguments as it does before it executes the command."""
+    for each in _parsers(parser):
+        # The text of --help, which is an end without an error.
+        vars(each)["_print_message"] = lambda *_args: None
+        for action in each._actions:
+            _ignore_values(action)
+    rehearsed = copy(command)
+    vars(rehearsed).update(
+        create_parser=lambda *_args, **_options: parser,
+        execute=lambda *_args, **_options: None,
+    )
+    try:
+        hook.call(rehearsed, DEFAULT_DB_ALIAS, None)
+    except PgcloneError:
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and not error.code:
+            return
+        # The value of an option may be a password.
+        values = [value for value in hook.options.values() if isinstance(value, str) and value]
+        reason = scrubbed(str(error).removeprefix("Error: ").rstrip("."), values)
+        raise ConfigurationError(
+            f'the management command "{hook.command}" cannot be called so: {reason}',
+            hint=f"What it takes is told by: manage.py help {hook.command}",
+        ) from error
+
+
+def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parser and those of its subcommands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for each in action.choices.values():
+                yield from _parsers(each)
+
+
+def _ignore_values(action: argparse.Action) -> None:
+    """Whether a value will do may depend on rows and files that come with the dump, and a type of
+    the project, or one that opens files, may leave something behind: only numbers are looked at."""
+    if action.type not in (int, float):
+        action.type = None
+    if not isinstance(action, argparse._SubParsersAction):
+        action.choices = None
+    known = next(each for each in type(action).__mro__ if each.__module__ == argparse.__name__)
+    action.__class__ = argparse._StoreAction if known is argparse.Action else known
 
 
 def command_line(command: str, args: Sequence[Any], options: Mapping[str, Any]) -> str:
