@@ -9,6 +9,7 @@ from typing import Any
 
 from django.apps import apps
 from django.db import DatabaseError
+from django.db.backends.postgresql.psycopg_any import errors
 
 from .core.errors import ConfigurationError, UnknownConfiguration
 from .hooks.spec import Declared, named_after
@@ -35,10 +36,15 @@ CONFIGURATION_KEYS = {
 
 VERSION_1_KEYS = {"exclude_models": "exclude"}
 
+VERSION_1_DEFAULT = "default"
+"""The configuration of dumps, and that of restores, which 1.x takes without ``-c``, and which it
+has where nobody defines it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What the caller said; ``None`` for what was left open, an empty list for "none"."""
+    """What the caller said; ``None`` or an empty text for what was left open, an empty list for
+    "none"."""
 
     config: str | None = None
     database: str | None = None
@@ -82,11 +88,12 @@ def resolve(arguments: Arguments, *, verb: str) -> Options:
     Options that change the content of a dump, given beside a configuration, make its label
     "none": such a dump is not what the name of the configuration promises.
     """
-    name, configuration = _configuration(arguments.config, verb)
+    name, configuration = _configuration(arguments.config or None, verb)
 
     def pick(option: str) -> Any:
         given = getattr(arguments, option, None)
-        if given is None:
+        # An empty text is a variable of a script that is not set: -i "$INSTANCE".
+        if given is None or given == "":
             given = configuration.get(option)
         return getattr(settings, option, None) if given is None else given
 
@@ -155,15 +162,16 @@ def configuration_names() -> list[str]:
     return sorted(str(name) for name in names)
 
 
-def stored_configuration(name: str) -> list[Mapping[str, Any]]:
+def stored_configuration(name: str) -> list[Mapping[str, Any]] | None:
     """The configuration of the site's database with this name, if there is one.
 
-    None when that database cannot be reached: it may be the very thing that is broken.
+    ``None`` when that database cannot be asked: it may be the very thing that is broken.
     """
     try:
         stored = apps.get_model("pgclone_admin", "Configuration").objects.filter(name=name).first()
-    except DatabaseError:
-        return []
+    except DatabaseError as error:
+        # Where the app was never migrated there is none; a column that is missing says nothing.
+        return [] if isinstance(error.__cause__, errors.UndefinedTable) else None
     if stored is None:
         return []
     options: Mapping[str, Any] = stored.as_options()
@@ -186,21 +194,25 @@ def _configuration(name: str | None, verb: str) -> tuple[str, Mapping[str, Any]]
     elif verb == "restore":
         version_1 = settings.restore_configs
     if name is None:
-        if "default" in version_1:
-            return "default", checked("default", version_1["default"])
+        if VERSION_1_DEFAULT in version_1:
+            return VERSION_1_DEFAULT, checked(VERSION_1_DEFAULT, version_1[VERSION_1_DEFAULT])
         return NO_CONFIGURATION, {}
     candidates: list[Mapping[str, Any]] = [settings.configs, version_1]
     found = [configurations[name] for configurations in candidates if name in configurations]
-    if not found and name not in configuration_names():
-        found = stored_configuration(name)
     if not found and name in configuration_names():
         # Of the other verb: it says nothing about this one.
         return name, {}
+    stored = None if found else stored_configuration(name)
+    found += stored or []
+    if not found and stored is not None and name == VERSION_1_DEFAULT and verb:
+        # Nobody defines it, and a dump is not called after what may mean something else tomorrow.
+        return NO_CONFIGURATION, {}
     if not found:
         known = ", ".join(configuration_names()) or "none"
+        unasked = ", whose database cannot be asked now" if stored is None else ""
         raise UnknownConfiguration(
             f'there is no configuration "{name}"',
-            hint=f"Configured in the settings: {known}. Others are in the admin.",
+            hint=f"Configured in the settings: {known}. Others are in the admin{unasked}.",
         )
     if len(found) > 1:
         raise ConfigurationError(
@@ -223,7 +235,7 @@ def checked(name: str, configuration: Any) -> Mapping[str, Any]:
             raise ConfigurationError(f"{where} is not known", hint=f"Known: {known}.")
         if option in options:
             raise ConfigurationError(f"{where} is given twice, under its old and its new name")
-        if value is None:
+        if value is None or (kind is str and value == ""):
             continue
         if kind is not list and not isinstance(value, kind):
             expected = "a mapping" if kind is Mapping else f"of type {kind.__name__}"

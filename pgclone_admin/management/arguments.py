@@ -259,7 +259,7 @@ def take_key_from_hooks(given: dict[str, Any]) -> None:
     it is the name of a declared hook."""
     for option in ("pre_swap_hooks", "post_swap_hooks"):
         hooks = given[option]
-        if given["dump_key"] is None and hooks and _is_key(hooks[-1], option):
+        if not given["dump_key"] and hooks and _is_key(hooks[-1], option):
             given["dump_key"] = hooks.pop()
 
 

@@ -79,6 +79,8 @@ def usual_options(config: str) -> tuple[str | None, Options]:
     """The configuration that a dump was made with, if it is here, and what it says."""
     name = config if config not in ("", NO_CONFIGURATION) else None
     try:
-        return name, resolve(Arguments(config=name), verb="restore")
+        options = resolve(Arguments(config=name), verb="restore")
+        # The default of 1.x may be one that nobody defines.
+        return name if options.config == name else None, options
     except UnknownConfiguration:
         return None, resolve(Arguments(), verb="restore")

@@ -57,6 +57,43 @@ def test_a_database_is_restored_from_its_most_recent_dump(project: Project) -> N
     assert project.people()[3:] == ["between"]
 
 
+def test_variables_of_a_script_that_are_empty_say_nothing(project: Project) -> None:
+    empty = ("-d", "", "-s", "", "-c", "")
+    key = dumped(project, "-i", "", *empty)
+    assert key.startswith("here/default/none/")
+    project.add_person("after")
+    project.settings["PGCLONE_CONFIGS"] = {
+        "usual": {"dump_key": key, "instance": "", "database": "", "storage_location": ""}
+    }
+    assert project.pgclone("restore", "", "-c", "usual", "-d", "", "-s", "").ok().lines == [key]
+    assert project.people()[3:] == []
+    assert (
+        project.pgclone("restore", "", *empty)
+        .failed()
+        .stderr.startswith("error: it was not said what to restore")
+    )
+
+
+def test_the_default_configuration_of_1_x_is_there_where_nobody_defines_it(
+    project: Project,
+) -> None:
+    key = dumped(project, "-c", "default")
+    assert key.startswith("here/default/none/")
+    project.add_person("after")
+    assert project.pgclone("restore", "default", "-c", "default").ok().lines == [key]
+    assert project.people()[3:] == []
+
+
+def test_a_default_configuration_that_may_be_in_a_database_which_is_away_is_not_left_out(
+    project: Project,
+) -> None:
+    key = dumped(project)
+    away = project.databases(NAME="away")
+    failed = project.pgclone("restore", key, "-c", "default", database=away).failed()
+    assert 'there is no configuration "default"' in failed.stderr
+    assert "Others are in the admin, whose database cannot be asked now." in failed.stderr
+
+
 # -- what is left out ------------------------------------------------------------------------------
 
 EXCLUDED = {

@@ -22,6 +22,7 @@ from pgclone_admin.options import (
     configuration_names,
     resolve,
 )
+from pgclone_admin.services.declared import usual_options
 from pgclone_admin.settings import settings
 
 NOWHERE: Any = object()
@@ -68,24 +69,43 @@ TABLE: dict[str, Row] = {
 NO_OPTIONS = {"config", "given_params"}
 """Fields that say something about the options, and are none."""
 
-CONFIGURATIONS = ("none", "of today", "of the database", "of 1.x", "default of 1.x")
+CONFIGURATIONS = (
+    "none",
+    "of today",
+    "of the database",
+    "of 1.x",
+    "default of 1.x",
+    "default of nobody",
+)
+
+SAYS_NOTHING = ("none", "default of nobody")
+
+
+def ways(value: Any) -> list[Any]:
+    """Not to give an option in a place, to give it, or to give an empty text instead of a text."""
+    if value is NOWHERE:
+        return [False]
+    return [False, True, *(["empty"] if isinstance(value, str) else [])]
+
 
 PRECEDENCE = [
-    pytest.param(option, verb, setting, configuration, argument, id="-".join(told))
+    pytest.param(option, verb, setting, configuration, content, argument, id="-".join(told))
     for option, row in TABLE.items()
     for verb in ("dump", "restore", "")
     for setting in ([False, True] if row.setting is not NOWHERE else [False])
     for configuration in CONFIGURATIONS
-    for argument in ([False, True] if row.argument is not NOWHERE else [False])
+    for content in ([False] if configuration in SAYS_NOTHING else ways(row.configuration)[1:])
+    for argument in ways(row.argument)
     # Those of 1.x speak of a verb, and every option can stand in a configuration.
-    if verb or not configuration.endswith("1.x")
+    if verb or (not configuration.startswith("default") and not configuration.endswith("1.x"))
     for told in [
         [
             option,
             verb or "other",
             *(["setting"] if setting else []),
             f"configuration {configuration}",
-            *(["argument"] if argument else []),
+            *(["empty"] if content == "empty" else []),
+            *([f"argument {argument}"] if argument else []),
         ]
     ]
 ]
@@ -113,6 +133,8 @@ def place(
     monkeypatch.setattr(options, "stored_configuration", lambda _name: stored)
     if where == "none":
         return None, NO_CONFIGURATION, {}
+    if where == "default of nobody":
+        return "default", NO_CONFIGURATION, {}
     if where == "of the database":
         return "nightly", "nightly", {}
     if where == "of today":
@@ -122,7 +144,9 @@ def place(
     return given, name, {f"PGCLONE_{verb.upper()}_CONFIGS": {name: content}}
 
 
-@pytest.mark.parametrize(("option", "verb", "setting", "configuration", "argument"), PRECEDENCE)
+@pytest.mark.parametrize(
+    ("option", "verb", "setting", "configuration", "content", "argument"), PRECEDENCE
+)
 def test_an_argument_wins_over_a_configuration_and_that_over_a_setting(
     monkeypatch: pytest.MonkeyPatch,
     *,
@@ -130,19 +154,23 @@ def test_an_argument_wins_over_a_configuration_and_that_over_a_setting(
     verb: str,
     setting: bool,
     configuration: str,
-    argument: bool,
+    content: bool | str,
+    argument: bool | str,
 ) -> None:
     row = TABLE[option]
-    content = {option: row.configuration}
-    name, label, changes = place(monkeypatch, configuration, verb, content)
+    says = {option: "" if content == "empty" else row.configuration}
+    name, label, changes = place(monkeypatch, configuration, verb, says)
     given = []
     if setting:
         changes[f"PGCLONE_{option.upper()}"] = row.setting
         given.append(row.setting)
-    if configuration != "none":
+    if content is True:
         given.append(row.configuration)
-    arguments = Arguments(config=name)
-    if argument:
+    # An empty text is what a script says whose variable is not set: nothing.
+    arguments = Arguments(config="" if name is None else name)
+    if argument == "empty":
+        arguments = dataclasses.replace(arguments, **{option: ""})
+    elif argument:
         arguments = dataclasses.replace(arguments, **{option: row.argument})
         given.append(row.argument)
 
@@ -397,6 +425,35 @@ def test_the_default_of_version_1_applies_without_being_named(
 ) -> None:
     options = resolve(Arguments(config=config), verb=verb)
     assert (options.config, options.exclude, options.pre_swap_hooks) == (label, exclude, hooks)
+
+
+@pytest.mark.usefixtures("none_stored")
+def test_a_default_that_nobody_defines_is_there_for_dumps_and_restores_alone() -> None:
+    for verb in ("dump", "restore"):
+        assert resolve(Arguments(config="default"), verb=verb) == resolve(Arguments(), verb=verb)
+    # The admin does not speak of one to the people who restore what 1.x has called so.
+    assert usual_options("default") == (None, resolve(Arguments(), verb="restore"))
+    with pytest.raises(UnknownConfiguration):
+        resolve(Arguments(config="default"), verb="")
+
+
+def test_a_default_may_be_defined_in_the_admin(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = [{"exclude": ["a.Stored"]}]
+    monkeypatch.setattr(options, "stored_configuration", lambda _name: stored)
+    resolved = resolve(Arguments(config="default"), verb="dump")
+    assert (resolved.config, resolved.exclude) == ("default", ["a.Stored"])
+
+
+def test_a_default_is_not_left_out_because_the_admin_cannot_be_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(options, "stored_configuration", lambda _name: None)
+    with pytest.raises(UnknownConfiguration) as caught:
+        resolve(Arguments(config="default"), verb="restore")
+    assert caught.value.hint == (
+        "Configured in the settings: none. "
+        "Others are in the admin, whose database cannot be asked now."
+    )
 
 
 @override_settings(PGCLONE_CONFIGS={"default": {"exclude": ["auth.User"]}})

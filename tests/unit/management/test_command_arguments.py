@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import timedelta
 from typing import Any
 
@@ -237,6 +238,8 @@ def test_the_key_may_stand_anywhere_between_flags(key: str) -> None:
         (f"--pre-swap-hook {FULL_KEY}", [], FULL_KEY),
         # It cannot be told from a hook: to be written before the flag.
         ("--pre-swap-hook migrate shop", ["migrate", "shop"], None),
+        # An empty one is none.
+        ("'' --pre-swap-hook migrate :pre", ["migrate"], ":pre"),
         # One key is enough.
         (":post --pre-swap-hook migrate :pre", ["migrate", ":pre"], ":post"),
     ],
@@ -244,7 +247,7 @@ def test_the_key_may_stand_anywhere_between_flags(key: str) -> None:
 def test_hooks_before_a_swap_add_up_and_leave_the_key(
     argv: str, hooks: list[str] | None, key: str | None
 ) -> None:
-    given = arguments("restore", *argv.split())
+    given = arguments("restore", *shlex.split(argv))
     assert (given.pre_swap_hooks, given.dump_key) == (hooks, key)
 
 
