@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import ROOT
 from tests.support.django_project import Project
+from tests.support.packages import with_packages
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -18,15 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("nothing_left_behind")]
 @pytest.fixture(scope="module")
 def psycopg3(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a process that finds psycopg 3 beside all else."""
-    folder = tmp_path_factory.mktemp("psycopg3")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run(
-        [*pip, "--target", folder, "psycopg[binary]>=3.2"],
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
-    return {"PYTHONPATH": f"{folder}:{ROOT}"}
+    return with_packages(tmp_path_factory.mktemp("psycopg3"), "psycopg[binary]>=3.2")
 
 
 HOOK = """
