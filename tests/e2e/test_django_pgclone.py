@@ -175,6 +175,7 @@ def test_the_settings_of_django_pgclone_mean_the_same_in_both(
     [
         ([], "nightly"),
         (["-i", "other"], "nightly"),
+        (["-i", "", "-d", "", "-s", ""], "nightly"),
         (["--exclude", "people.Note"], "none"),
         (["--pre-dump-hook", "good_hook"], "none"),
     ],

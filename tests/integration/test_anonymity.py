@@ -201,4 +201,4 @@ def test_the_same_seed_makes_the_same_people(here):
 def test_the_plan_names_the_anonymizing_hook(here):
     options = resolve(Arguments(config="local", dump_key=dump().key), verb="restore")
     hooks = [(hook.name, hook.kind, hook.source) for hook in plan_restore(options).hooks]
-    assert hooks[1] == ("anonymize", "anonymize", "2 fields")
+    assert hooks[1] == ("anonymize (local)", "anonymize", "2 fields")
