@@ -12,18 +12,21 @@ import copy
 import functools
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any
 
 import pgconnection
 import psycopg2
 import psycopg2.extensions
 from django.apps import apps
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 from django.db.utils import load_backend
+from django.dispatch import receiver
 from pgconnection.core import _Databases
 
 from .core.errors import HookFailed
@@ -51,6 +54,19 @@ REMEMBERED = {
     "django.contrib.sites": "sites.Site",
 }
 """Applications and their models whose rows Django remembers for as long as a process lives."""
+
+IDLE = 0
+"""``transaction_status`` of a connection without a transaction, for psycopg2 and psycopg 3."""
+
+
+class _Here(threading.local):
+    """What a route has changed for its thread."""
+
+    place: tuple[str, ...] | None = None
+    """Host, port and name that everything leads to; None outside of routes."""
+
+
+_here = _Here()
 
 
 class SharedDatabases(_Databases):  # type: ignore[misc]
@@ -174,6 +190,31 @@ def clear_caches() -> None:
             manager.clear_cache()
 
 
+def ask(connection: Any, query: str) -> Any:
+    """The value that the server answers to ``query``, on a connection that Django has just made.
+
+    Django does not see the query: it is in no log and counts in no test. The connection is left as
+    it was.
+    """
+    raw = connection.connection
+    was_idle = raw.info.transaction_status == IDLE
+    try:
+        with _cursor(connection) as cursor:
+            cursor.execute(query)
+            (value,) = cursor.fetchone()
+    finally:
+        # Without autocommit the query has begun a transaction.
+        if was_idle and not raw.closed and raw.info.transaction_status != IDLE:
+            raw.rollback()
+    return value
+
+
+def _cursor(connection: Any) -> Any:
+    """A cursor of the driver's own: those of django-pgconnection run hooks of the project."""
+    driver = getattr(connection.Database, "extensions", None)
+    return driver.cursor(connection.connection) if driver else connection.connection.cursor()
+
+
 def uses_pgconnection() -> bool:
     """Whether routes go through django-pgconnection."""
     return isinstance(connections.databases, _Databases)
@@ -190,13 +231,21 @@ def route(alias: str, database: str) -> Iterator[None]:
     """
     destination = copy.deepcopy(connections[alias].settings_dict)
     destination["NAME"] = database
+    # Django keeps its pools by alias: that of the live database would be taken for this one.
+    destination["OPTIONS"].pop("pool", None)
     routed = {DEFAULT_DB_ALIAS, alias}
     # django-pgconnection guards a database once, not once for each alias of it.
     is_twin = alias != DEFAULT_DB_ALIAS and _same_database(
         connections[alias].settings_dict, connections[DEFAULT_DB_ALIAS].settings_dict
     )
+    moved = {a for a in routed if not _same_database(connections[a].settings_dict, destination)}
+    # Within another route this has been done.
+    doubtful = {a for a in moved if _here.place is None and not _is_of_django(a)}
+    for other in doubtful:
+        _let_pool_begin(other)
     with ExitStack() as stack:
-        if any(not _same_database(connections[a].settings_dict, destination) for a in routed):
+        stack.enter_context(_guarded(destination))
+        if moved:
             clear_caches()
             stack.callback(clear_caches)
         for other in connections:
@@ -206,7 +255,63 @@ def route(alias: str, database: str) -> Iterator[None]:
             else:
                 stack.enter_context(_refused(other))
         stack.enter_context(followed(lambda: route(alias, database)))
+        for other in doubtful:
+            # One that cannot connect tells the hook itself.
+            with suppress(DatabaseError):
+                connections[other].ensure_connection()
         yield
+
+
+def _is_of_django(alias: str) -> bool:
+    return str(connections[alias].settings_dict["ENGINE"]).startswith("django.")
+
+
+def _let_pool_begin(alias: str) -> None:
+    """Connects once to where the alias leads outside of the route.
+
+    The engine of somebody else may keep a pool by alias, too. It is to be one of this database:
+    then the route sees at once that it cannot do its work. The other way round the pool would be
+    one of the destination, and the site would work on that when the route is over.
+    """
+    configured = connections[alias].settings_dict
+    connection = load_backend(configured["ENGINE"]).DatabaseWrapper(configured, alias)
+    with suppress(DatabaseError), closing(connection):
+        connection.ensure_connection()
+
+
+@contextmanager
+def _guarded(destination: dict[str, Any]) -> Iterator[None]:
+    """Within the block, :func:`refuse_elsewhere` lets this thread connect there alone."""
+    before, _here.place = _here.place, _place(destination)
+    try:
+        yield
+    finally:
+        _here.place = before
+
+
+@receiver(connection_created, dispatch_uid="pgclone_admin.routing")
+def refuse_elsewhere(connection: BaseDatabaseWrapper, **_kwargs: Any) -> None:
+    """Closes a new connection of a routed thread that does not lead where the route does.
+
+    Django tells of every connection that it makes, whoever asks for it, before anybody can use it.
+    """
+    if _here.place is None:
+        return
+    expected = _here.place[-1]
+    found = None
+    try:
+        found = str(ask(connection, "SELECT current_database()"))
+    finally:
+        if found != expected:
+            connection.close()
+    if found != expected:
+        raise HookFailed(
+            f'the connection "{connection.alias}" leads to the database "{found}" instead of '
+            f'"{expected}"',
+            hint="The hook has done nothing there. ENGINE or OPTIONS in DATABASES decide it, as a "
+            "pool does that is kept by alias. Hooks need an engine that connects to its NAME, "
+            "such as Django's own.",
+        )
 
 
 @contextmanager
@@ -251,7 +356,9 @@ def _replaced(alias: str, connection: BaseDatabaseWrapper) -> Iterator[None]:
 
 
 def _same_database(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return all(
-        str(one.get(key) or "") == str(other.get(key) or "")
-        for key in ("HOST", "PORT", "USER", "NAME")
-    )
+    same_user = str(one.get("USER") or "") == str(other.get("USER") or "")
+    return same_user and _place(one) == _place(other)
+
+
+def _place(settings: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(settings.get(key) or "") for key in ("HOST", "PORT", "NAME"))

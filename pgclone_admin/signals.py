@@ -7,10 +7,7 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .routing import clear_caches
-
-IDLE = 0
-"""``transaction_status`` of a connection without a transaction, for psycopg2 and psycopg 3."""
+from .routing import ask, clear_caches
 
 _oids: dict[tuple[str, ...], int] = {}
 """The oid of the database that each alias, host, port and name led to last.
@@ -41,21 +38,8 @@ def notice_swap(connection: BaseDatabaseWrapper, **_kwargs: Any) -> None:
 
 def _oid(connection: Any) -> int | None:
     """The oid of the database; None when the connection is lost already."""
-    raw = connection.connection
-    errors = connection.Database.Error
-    was_idle = raw.info.transaction_status == IDLE
-    row = None
-    with contextlib.suppress(errors), _cursor(connection) as cursor:
-        cursor.execute("SELECT oid FROM pg_database WHERE datname = current_database()")
-        row = cursor.fetchone()
-    # Without autocommit the query has begun a transaction.
-    if was_idle and not raw.closed and raw.info.transaction_status != IDLE:
-        with contextlib.suppress(errors):
-            raw.rollback()
-    return int(row[0]) if row else None
-
-
-def _cursor(connection: Any) -> Any:
-    """A cursor of the driver's own: those of django-pgconnection run hooks of the project."""
-    psycopg2 = getattr(connection.Database, "extensions", None)
-    return psycopg2.cursor(connection.connection) if psycopg2 else connection.connection.cursor()
+    with contextlib.suppress(connection.Database.Error):
+        return int(
+            ask(connection, "SELECT oid FROM pg_database WHERE datname = current_database()")
+        )
+    return None

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("nothing_left_behind")]
 @pytest.fixture(scope="module")
 def psycopg3(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a process that finds psycopg 3 beside all else."""
-    return with_packages(tmp_path_factory.mktemp("psycopg3"), "psycopg[binary]>=3.2")
+    return with_packages(tmp_path_factory.mktemp("psycopg3"), "psycopg[binary,pool]>=3.2")
 
 
 HOOK = """
@@ -101,3 +101,29 @@ def test_a_model_that_waits_for_its_own_hook_is_told_so(
     failed = project.pgclone("dump", "--pre-dump-hook", spec, env=psycopg3).failed(1)
     assert "failed: a model waited for a lock" in failed.stderr
     assert project.files() == []
+
+
+def test_with_a_pool_hooks_run_on_the_database_that_is_restored(
+    project: Project, psycopg3: dict[str, str]
+) -> None:
+    """Django keeps its pools by alias, so that of the live database is at hand for a hook, too."""
+    pooled = project.databases(OPTIONS={"pool": True}, CONN_HEALTH_CHECKS=True)
+
+    def pgclone(*args: str) -> Any:
+        return project.pgclone(*args, database=pooled, env=psycopg3).ok()
+
+    (key,) = pgclone("dump", "--pre-dump-hook", "good_hook").lines
+    notes = project.notes()
+    assert notes[-1] == f"good hook in {project.name}"
+
+    beside = f"{project.name}_beside"
+    pgclone("restore", key, "--to", f":{beside}", "--pre-swap-hook", "good_hook")
+    assert project.notes() == notes
+    assert project.notes(beside)[-1] != notes[-1]
+
+    pgclone("restore", key, "--pre-swap-hook", "good_hook", "--post-swap-hook", "good_hook")
+    assert project.notes() == [
+        *notes,
+        f"good hook in {project.name}__temp",
+        f"good hook in {project.name}",
+    ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy as copying
+import importlib
 import io
 import sys
 import threading
@@ -26,6 +27,7 @@ from pgclone_admin import checks
 from pgclone_admin.core.errors import HookFailed
 from pgclone_admin.routing import SharedDatabases, configure, route, uses_pgconnection
 from tests.project.people.models import Note, Person
+from tests.project.pooled_by_alias import base as pooled_by_alias
 
 from .operations import label
 
@@ -413,6 +415,60 @@ def test_settings_given_to_an_alias_go_along(world):
     with route("default", world.destination.name), connection.cursor() as cursor:
         cursor.execute("SHOW application_name")
         assert cursor.fetchone() == ("mine",)
+
+
+# -- when it cannot be kept ------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["pgconnection", "plain"])
+def pooled(request, install, make_site):
+    """``default`` with an engine that keeps its pools by alias, and a destination."""
+    sites = {name: make_site(empty=True) for name in ("default", "destination")}
+    for name, site in sites.items():
+        label(site, name)
+    databases = {"default": {**sites["default"].dsn_dict(), "ENGINE": pooled_by_alias.__package__}}
+    install(configure(databases) if request.param == "pgconnection" else databases)
+    yield types.SimpleNamespace(**sites)
+    connections["default"].close()
+    pooled_by_alias.close_pools()
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["not yet used", "used before"])
+def test_an_engine_that_leads_elsewhere_ends_the_route_before_its_block(pooled, used):
+    """Else the hook would work on the live database, or the site on that of the hook."""
+    if used:
+        assert reached() == "default"
+        connection.close()
+    begun = False
+    with (
+        pytest.raises(HookFailed, match=f'leads to the database "{pooled.default.name}"') as raised,
+        route("default", pooled.destination.name),
+    ):
+        begun = True
+    assert not begun
+    assert "pool" in raised.value.hint
+    assert reached() == "default"
+
+
+def test_an_engine_of_somebody_else_that_leads_where_it_is_sent_is_used(world, monkeypatch):
+    for name in ("", ".base"):
+        module = importlib.import_module(f"django.db.backends.postgresql{name}")
+        monkeypatch.setitem(sys.modules, f"somebodys_engine{name}", module)
+    connection.settings_dict["ENGINE"] = "somebodys_engine"
+    with route("default", world.destination.name):
+        assert reached() == in_thread(reached) == "destination"
+    assert reached() == "default"
+    with pytest.raises(OperationalError), route("default", "there is no such"):
+        reached()
+
+
+def test_options_that_lead_elsewhere_are_no_way_out_of_the_route(world):
+    connection.settings_dict["OPTIONS"]["dbname"] = world.default.name
+    with route("default", world.destination.name):
+        for _ in range(2):
+            with pytest.raises(HookFailed, match=f'instead of "{world.destination.name}"'):
+                write("from the hook")
+    assert world.default.run("SELECT content FROM label") == [("default",)]
 
 
 # -- the mapping -----------------------------------------------------------------------------------

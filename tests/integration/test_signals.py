@@ -13,7 +13,7 @@ from django.test import modify_settings
 from django.test.utils import CaptureQueriesContext
 from psycopg2 import sql
 
-from pgclone_admin import signals
+from pgclone_admin import routing, signals
 from pgclone_admin.routing import configure, route
 from tests.support.postgres import quote
 
@@ -138,7 +138,7 @@ def test_hooks_of_pgconnection_do_not_meet_the_query(live):
 def test_no_transaction_is_left_open(live, autocommit):
     connections["default"].settings_dict["AUTOCOMMIT"] = autocommit
     connection = connect()
-    assert connection.connection.info.transaction_status == signals.IDLE
+    assert connection.connection.info.transaction_status == routing.IDLE
     state = "SELECT state FROM pg_stat_activity WHERE pid = %s"
     pid = connection.connection.info.backend_pid
     assert live.server.admin(state, (pid,)) == [("idle",)]
