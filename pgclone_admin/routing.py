@@ -65,6 +65,10 @@ class _Here(threading.local):
     place: tuple[str, ...] | None = None
     """Host, port and name that everything leads to; None outside of routes."""
 
+    def __init__(self) -> None:
+        self.settings: dict[str, dict[str, Any]] = {}
+        """What an alias has in place of what DATABASES says; not used by django-pgconnection."""
+
 
 _here = _Here()
 
@@ -81,18 +85,42 @@ class SharedDatabases(_Databases):  # type: ignore[misc]
             self._databases.val = dict(self._initial_databases)
 
 
+class PlainDatabases(Databases):
+    """Settings without django-pgconnection: shared, but for what a route of the thread has put
+    before them."""
+
+    def __init__(self, shared: Databases) -> None:
+        self._shared = shared
+
+    def __getitem__(self, alias: str) -> dict[str, Any]:
+        return _here.settings[alias] if alias in _here.settings else self._shared[alias]
+
+    def __setitem__(self, alias: str, settings: dict[str, Any]) -> None:
+        self._shared[alias] = settings
+
+    def __delitem__(self, alias: str) -> None:
+        del self._shared[alias]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shared)
+
+    def __len__(self) -> int:
+        return len(self._shared)
+
+
 def configure(databases: dict[str, dict[str, Any]]) -> Databases:
     """``DATABASES`` with routing by django-pgconnection, and with :func:`connect_again`.
 
     A copy; what was given is not changed. With psycopg 3, which Django prefers, which
-    django-pgconnection cannot serve and which lets nobody see a failed connection, the settings are
-    returned as they are, and :func:`route` replaces the connections itself.
+    django-pgconnection cannot serve and which lets nobody see a failed connection, the settings
+    stay as they are behind a mapping in which :func:`route` can answer, and the connections
+    themselves are replaced.
     """
     # Imported late: on a site without psycopg the import itself would fail.
     from django.db.backends.postgresql.psycopg_any import is_psycopg3  # noqa: PLC0415
 
     if is_psycopg3:
-        return databases
+        return PlainDatabases(databases)
     configured = dict(pgconnection.configure(databases))
     for alias_settings in configured.values():
         # By its name: the backend itself cannot be loaded while the settings are being read.
@@ -224,10 +252,10 @@ def uses_pgconnection() -> bool:
 def route(alias: str, database: str) -> Iterator[None]:
     """Within the block, ``alias`` and ``default`` are ``database`` on the server of ``alias``.
 
-    Every other alias refuses to connect. For this thread, and for those that it starts in the
-    block; transactions that are open when the block begins are not part of it. Connections that
-    the block opened are closed at its end. What Django remembers of the one database is not used
-    on the other.
+    Every other alias refuses to connect, and so does what Django connects to elsewhere in any other
+    way. For this thread, and for those that it starts in the block; transactions that are open when
+    the block begins are not part of it. Connections that the block opened are closed at its end.
+    What Django remembers of the one database is not used on the other.
     """
     destination = copy.deepcopy(connections[alias].settings_dict)
     destination["NAME"] = database
@@ -300,18 +328,20 @@ def refuse_elsewhere(connection: BaseDatabaseWrapper, **_kwargs: Any) -> None:
     expected = _here.place[-1]
     found = None
     try:
-        found = str(ask(connection, "SELECT current_database()"))
+        if _place(connection.settings_dict) != _here.place:
+            raise _refusal(str(connection.settings_dict["NAME"]))
+        found = ask(connection, "SELECT current_database()")
+        if found != expected:
+            raise HookFailed(
+                f'the connection "{connection.alias}" leads to the database "{found}" instead of '
+                f'"{expected}"',
+                hint="The hook has done nothing there. ENGINE or OPTIONS in DATABASES decide it, "
+                "as a pool does that is kept by alias. Hooks need an engine that connects to its "
+                "NAME, such as Django's own.",
+            )
     finally:
         if found != expected:
             connection.close()
-    if found != expected:
-        raise HookFailed(
-            f'the connection "{connection.alias}" leads to the database "{found}" instead of '
-            f'"{expected}"',
-            hint="The hook has done nothing there. ENGINE or OPTIONS in DATABASES decide it, as a "
-            "pool does that is kept by alias. Hooks need an engine that connects to its NAME, "
-            "such as Django's own.",
-        )
 
 
 @contextmanager
@@ -322,9 +352,32 @@ def _routed(alias: str, destination: dict[str, Any], *, replace: bool) -> Iterat
         with pgconnection.route(destination, using=alias):
             yield
     else:
-        backend = load_backend(destination["ENGINE"])
-        with _replaced(alias, backend.DatabaseWrapper(destination, alias)):
+        with _answered(alias, destination), _replaced(alias, connections.create_connection(alias)):
             yield
+
+
+@contextmanager
+def _answered(alias: str, settings: dict[str, Any]) -> Iterator[None]:
+    """Within the block, this thread finds these settings where Django keeps those of the alias."""
+    own = _own_settings()
+    before = own.get(alias)
+    own[alias] = settings
+    try:
+        yield
+    finally:
+        if before is None:
+            del own[alias]
+        else:
+            own[alias] = before
+
+
+def _own_settings() -> Databases:
+    handler: Any = connections
+    if not isinstance(handler.settings, _Databases | PlainDatabases):
+        # Two threads may do so at once: what each has of its own is not kept in the mapping.
+        handler.settings = PlainDatabases(handler.settings)
+    own: Databases = handler.settings if uses_pgconnection() else _here.settings
+    return own
 
 
 @contextmanager
@@ -334,14 +387,17 @@ def _refused(alias: str) -> Iterator[None]:
 
     class RefusingWrapper(wrapper):  # type: ignore[misc]
         def get_new_connection(self, conn_params: Any) -> Any:
-            raise HookFailed(
-                f'the hook used the database "{alias}"',
-                hint="A hook may use only the default connection, which is sent to the right "
-                "database.",
-            )
+            raise _refusal(alias)
 
     with _replaced(alias, RefusingWrapper(configured, alias)):
         yield
+
+
+def _refusal(name: str) -> HookFailed:
+    return HookFailed(
+        f'the hook used the database "{name}"',
+        hint="A hook may use only the default connection, which is sent to the right database.",
+    )
 
 
 @contextmanager

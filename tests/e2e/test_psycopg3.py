@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.django_project import Project
+from tests.support.django_project import Manage, Project
 from tests.support.packages import with_packages
+from tests.support.sites import Site
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -126,4 +128,80 @@ def test_with_a_pool_hooks_run_on_the_database_that_is_restored(
         *notes,
         f"good hook in {project.name}__temp",
         f"good hook in {project.name}",
+    ]
+
+
+CONNECTS = """
+import contextlib, sys
+
+from django.conf import settings
+from django.db import connections
+from django.db.utils import ConnectionHandler
+
+from pgclone_admin.core.errors import HookFailed
+from pgclone_admin.routing import route
+
+def created(alias):
+    return connections.create_connection(alias)
+
+def copied(alias):
+    return connections[alias].copy()
+
+def looked_up_anew(alias):
+    connections[alias].close()
+    del connections[alias]
+    return connections[alias]
+
+def by_the_settings_of_django(alias):
+    return ConnectionHandler(dict(connections.settings))[alias]
+
+def by_the_settings_of_the_project(alias):
+    return ConnectionHandler(dict(settings.DATABASES))[alias]
+
+def reached(way, alias):
+    with contextlib.closing(way(alias)) as made:
+        try:
+            with made.cursor() as cursor:
+                cursor.execute("SELECT current_database()")
+                return cursor.fetchone()[0]
+        except HookFailed:
+            return "refused"
+
+ways = [created, copied, looked_up_anew, by_the_settings_of_django, by_the_settings_of_the_project]
+for database in [DESTINATION, None]:
+    with route("default", database) if database else contextlib.nullcontext():
+        for way in ways:
+            print(way.__name__, reached(way, "default"), reached(way, "other"))
+"""
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["configured", "plain"])
+@pytest.mark.parametrize("options", [{}, {"pool": True}], ids=["without a pool", "pool"])
+def test_what_connects_anew_through_django_is_routed_or_refuses(
+    make_site: Callable[..., Site],
+    manage: Manage,
+    psycopg3: dict[str, str],
+    options: dict[str, Any],
+    plain: bool,
+) -> None:
+    live, other, destination = (make_site(empty=True) for _ in range(3))
+    databases = {
+        alias: {**site.dsn_dict(), "OPTIONS": options}
+        for alias, site in {"default": live, "other": other}.items()
+    }
+    script = CONNECTS.replace("DESTINATION", repr(destination.name))
+    done = manage("shell", "-v0", "-c", script, database=databases, env=psycopg3, plain=plain).ok()
+    # Of a plain mapping nobody can know who asks for it.
+    by_the_mapping = "refused" if plain else destination.name
+    assert done.lines == [
+        f"created {destination.name} refused",
+        f"copied {destination.name} refused",
+        f"looked_up_anew {destination.name} refused",
+        f"by_the_settings_of_django {destination.name} refused",
+        f"by_the_settings_of_the_project {by_the_mapping} refused",
+        f"created {live.name} {other.name}",
+        f"copied {live.name} {other.name}",
+        f"looked_up_anew {live.name} {other.name}",
+        f"by_the_settings_of_django {live.name} {other.name}",
+        f"by_the_settings_of_the_project {live.name} {other.name}",
     ]

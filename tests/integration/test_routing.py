@@ -18,14 +18,21 @@ from concurrent.futures import ThreadPoolExecutor
 import pgconnection
 import psycopg2
 import pytest
+from django.conf import settings
 from django.core.management import call_command
 from django.db import Error, connection, connections, transaction
-from django.db.utils import OperationalError
+from django.db.utils import ConnectionHandler, OperationalError
 from pgconnection.core import _Databases
 
 from pgclone_admin import checks
 from pgclone_admin.core.errors import HookFailed
-from pgclone_admin.routing import SharedDatabases, configure, route, uses_pgconnection
+from pgclone_admin.routing import (
+    PlainDatabases,
+    SharedDatabases,
+    configure,
+    route,
+    uses_pgconnection,
+)
 from tests.project.people.models import Note, Person
 from tests.project.pooled_by_alias import base as pooled_by_alias
 
@@ -194,15 +201,122 @@ def pool_of_one(function):
         return pool.submit(function).result()
 
 
-def test_a_connection_that_is_made_from_the_routed_one_is_routed_too(world):
+def created(alias):
+    return connections.create_connection(alias)
+
+
+def copied(alias):
+    return connections[alias].copy()
+
+
+def looked_up_anew(alias):
+    connections[alias].close()
+    del connections[alias]
+    return connections[alias]
+
+
+def by_the_settings_of_django(alias):
+    return ConnectionHandler(dict(connections.settings))[alias]
+
+
+def by_the_settings_of_the_project(alias):
+    return ConnectionHandler(dict(settings.DATABASES))[alias]
+
+
+def by_the_settings_of_the_connection(alias):
+    return ConnectionHandler({"default": {}, "own": connections[alias].settings_dict})["own"]
+
+
+WAYS = [
+    created,
+    copied,
+    looked_up_anew,
+    by_the_settings_of_django,
+    by_the_settings_of_the_project,
+    by_the_settings_of_the_connection,
+]
+
+
+def reached_by(way, alias):
+    """The label of the database that a connection leads to which is made in this way."""
+    made = way(alias)
+    try:
+        with made.cursor() as cursor:
+            cursor.execute("SELECT content FROM label")
+            return cursor.fetchone()[0]
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_connects_anew_through_django_is_routed_too(world, way):
+    def look():
+        return reached_by(way, "default")
+
+    before = connections.settings["default"]["NAME"]
     with route("default", world.destination.name):
-        copied = connection.copy()
-        try:
-            with copied.cursor() as cursor:
-                cursor.execute("SELECT content FROM label")
-                assert cursor.fetchone() == ("destination",)
-        finally:
-            copied.close()
+        if way is by_the_settings_of_the_project and world.kind == "plain":
+            # There nobody can know who asks for settings.DATABASES.
+            for _ in range(2):
+                with pytest.raises(HookFailed, match=f'used the database "{world.default.name}"'):
+                    look()
+            with pytest.raises(HookFailed):
+                pool_of_one(look)
+        else:
+            assert look() == in_thread(look) == reached() == "destination"
+    assert connections.settings["default"]["NAME"] == before
+    assert reached_by(way, "default") == in_thread(look) == reached() == "default"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_connects_anew_to_another_alias_refuses_too(world, way):
+    with route("default", world.destination.name):
+        for ask in (lambda f: f(), pool_of_one):
+            with pytest.raises(HookFailed, match="the hook used the database"):
+                ask(lambda: reached_by(way, "other"))
+        with pytest.raises(HookFailed):
+            reached("other")
+    assert reached_by(way, "other") == reached("other") == "other"
+
+
+@pytest.mark.parametrize("way", [created, copied, looked_up_anew, by_the_settings_of_django])
+@pytest.mark.parametrize("alias", ["default", "other"])
+def test_what_connects_anew_follows_the_route_of_another_alias(world, way, alias):
+    """Of a database of its own, and of one that ``default`` leads to as well."""
+    for name in (None, world.default.name):
+        if name:
+            connections["other"].close()
+            connections["other"].settings_dict["NAME"] = name
+        with route("other", world.destination.name):
+            assert reached_by(way, alias) == "destination"
+            assert in_thread(lambda: reached_by(way, alias)) == "destination"
+
+
+def test_a_database_of_the_same_name_on_another_server_refuses_too(world):
+    """A hook before a dump runs on the live database, whose name another server may have, too."""
+    elsewhere = {**connection.settings_dict, "HOST": "localhost"}
+    with (
+        route("default", world.default.name),
+        contextlib.closing(ConnectionHandler({"default": elsewhere})["default"]) as made,
+        pytest.raises(HookFailed, match="the hook used the database"),
+    ):
+        made.cursor()
+
+
+def test_what_another_thread_sets_while_a_block_runs_is_for_all(install, make_site):
+    """A plain mapping stays one that is shared: sites add databases to it."""
+    site, destination = make_site(empty=True), make_site(empty=True)
+    install({"default": site.dsn_dict()})
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        with route("default", destination.name):
+            pool.submit(connections.settings.__setitem__, "new", site.dsn_dict()).result()
+            assert set(connections) == {"default", "new"}
+            assert pool.submit(lambda: connections.settings["default"]["NAME"]).result() == (
+                site.name
+            )
+        assert connections.settings["new"]["NAME"] == site.name
+        del connections.settings["new"]
 
 
 def test_blocks_within_blocks_are_one_transaction_of_the_destination(world):
@@ -485,10 +599,13 @@ def test_configure_copies_and_gives_what_pgconnection_accepts(site):
     assert set(configured["default"]["OPTIONS"]) == {"cursor_factory", "connection_factory"}
 
 
-def test_with_psycopg_3_the_mapping_is_left_alone(site, monkeypatch):
+def test_with_psycopg_3_only_the_mapping_is_another_one(site, monkeypatch):
     monkeypatch.setattr("django.db.backends.postgresql.psycopg_any.is_psycopg3", True)
     given = {"default": site.dsn_dict()}
-    assert configure(given) is given
+    configured = configure(given)
+    assert isinstance(configured, PlainDatabases)
+    assert configured == given
+    assert configured["default"] is given["default"]
 
 
 def test_the_check_names_a_mapping_that_breaks_threads(install, site):

@@ -25,6 +25,7 @@ from pgconnection.core import _Databases
 from pgclone_admin import routing
 from pgclone_admin.core.errors import HookFailed
 from pgclone_admin.routing import (
+    PlainDatabases,
     SharedDatabases,
     configure,
     connect_again,
@@ -105,13 +106,14 @@ def test_another_engine_is_left_alone() -> None:
     assert databases["default"] == {"ENGINE": "django.db.backends.sqlite3", "NAME": "x"}
 
 
-def test_with_psycopg_3_the_settings_are_returned_as_they_are(
+def test_with_psycopg_3_the_settings_themselves_stay_as_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Stands in for a site that has psycopg 3 installed.
     monkeypatch.setattr("django.db.backends.postgresql.psycopg_any.is_psycopg3", True)
-    databases = three_aliases()
-    assert configure(databases) is databases
+    databases = configure(three_aliases())
+    assert isinstance(databases, PlainDatabases)
+    assert databases == three_aliases()
 
 
 def test_the_defaults_that_django_fills_in_are_there_in_every_thread(way: str) -> None:
