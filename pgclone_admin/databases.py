@@ -14,6 +14,7 @@ from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 from .core.connection import ConnectionParams
 from .core.errors import ConfigurationError, PgcloneError, UnknownDatabase
 from .core.names import check_database_name
+from .routing import unrouted
 from .settings import settings, settings_of_storages
 
 # Options of Django's backend that libpq does not know.
@@ -158,14 +159,14 @@ def _merged(
 
 def protected_names() -> frozenset[str]:
     """Databases that the project names in its settings: never to be made, replaced or dropped."""
-    names = {str(configured.get("NAME") or "") for configured in connections.databases.values()}
+    names = {str(configured.get("NAME") or "") for configured in unrouted()}
     names |= {str(connections[alias].settings_dict.get("NAME") or "") for alias in connections}
     return frozenset({*names, settings.conn_db, "template0", "template1"} - {""})
 
 
 def passwords() -> frozenset[str]:
     """Every password of a database that the settings hold: never to be shown."""
-    configured = [*connections.databases.values(), *settings.connections.values()]
+    configured = [*unrouted(), *settings.connections.values()]
     return frozenset(str(c["PASSWORD"]) for c in configured if c.get("PASSWORD"))
 
 

@@ -90,22 +90,22 @@ class PlainDatabases(Databases):
     before them."""
 
     def __init__(self, shared: Databases) -> None:
-        self._shared = shared
+        self.shared = shared
 
     def __getitem__(self, alias: str) -> dict[str, Any]:
-        return _here.settings[alias] if alias in _here.settings else self._shared[alias]
+        return _here.settings[alias] if alias in _here.settings else self.shared[alias]
 
     def __setitem__(self, alias: str, settings: dict[str, Any]) -> None:
-        self._shared[alias] = settings
+        self.shared[alias] = settings
 
     def __delitem__(self, alias: str) -> None:
-        del self._shared[alias]
+        del self.shared[alias]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._shared)
+        return iter(self.shared)
 
     def __len__(self) -> int:
-        return len(self._shared)
+        return len(self.shared)
 
 
 def configure(databases: dict[str, dict[str, Any]]) -> Databases:
@@ -246,6 +246,16 @@ def _cursor(connection: Any) -> Any:
 def uses_pgconnection() -> bool:
     """Whether routes go through django-pgconnection."""
     return isinstance(connections.databases, _Databases)
+
+
+def unrouted() -> list[dict[str, Any]]:
+    """The settings of all databases as they are outside of the routes of this thread."""
+    databases: Any = connections.databases
+    if isinstance(databases, _Databases):
+        databases = databases._initial_databases
+    elif isinstance(databases, PlainDatabases):
+        databases = databases.shared
+    return list(databases.values())
 
 
 @contextmanager

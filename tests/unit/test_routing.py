@@ -24,6 +24,7 @@ from pgconnection.core import _Databases
 
 from pgclone_admin import routing
 from pgclone_admin.core.errors import HookFailed
+from pgclone_admin.databases import protected_names, secrets
 from pgclone_admin.routing import (
     PlainDatabases,
     SharedDatabases,
@@ -240,6 +241,24 @@ def test_every_other_alias_refuses_before_it_connects(way: str) -> None:
             connections["other"].ensure_connection()
     # Outside it tries the server, which is not there.
     assert connections["other"].settings_dict["HOST"] == "192.0.2.1"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_protected_and_never_told_is_so_in_a_route_too(
+    set_databases: SetDatabases, way: str
+) -> None:
+    # A hook may make runs of its own, and the live database is none that they may replace.
+    databases = three_aliases()
+    for alias, found in databases.items():
+        found["PASSWORD"] = f"password of {alias}"
+    set_databases(WAYS[way](databases))
+    connections["other"].settings_dict["NAME"] = "test_elsewhere"
+    before = protected_names(), secrets()
+    assert {"live", "reports", "test_elsewhere"} <= before[0]
+    with route("reporting", "reports__temp"):
+        assert protected_names() == before[0] | {"reports__temp"}
+        assert secrets() == before[1]
+    assert (protected_names(), secrets()) == before
 
 
 def test_an_error_in_the_block_ends_the_route(way: str) -> None:
