@@ -258,7 +258,7 @@ def test_f30_a_process_killed_at_each_step_of_the_swap(new_and_old, make_site, n
     ):
         spare = stack.enter_context(Swapper())
         for step in STEPS:
-            old = site.oid
+            old, content = site.oid, labelled(site)
             made = prepared(site, step)
             swapper, spare = spare, stack.enter_context(Swapper())
             with in_the_way(site, step):
@@ -270,10 +270,10 @@ def test_f30_a_process_killed_at_each_step_of_the_swap(new_and_old, make_site, n
                 swapper.kill()
             with contextlib.closing(site.connect()) as client:
                 assert client.info.dbname == site.name
-            expected = made.oid if STEPS.index(step) >= DECIDED else old
+            is_new = STEPS.index(step) >= DECIDED
             outcomes = recovered(site)
-            assert site.oid == expected, step
-            assert labelled(site) == (step if expected == made.oid else labelled(site))
+            assert site.oid == (made.oid if is_new else old), step
+            assert labelled(site) == (step if is_new else content)
             assert outcomes == [Outcome.DROPPED], step
             assert site.server.databases() == databases
             assert site.database_properties() == properties
