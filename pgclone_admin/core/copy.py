@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -43,10 +43,13 @@ def copy_database(
     reporter: Reporter,
     *,
     end_sessions: bool = False,
+    replaces: Collection[str] | None = None,
     program_directories: Sequence[str] = (),
     jobs: int = 2,
 ) -> CopyResult:
     """A marked copy of ``source`` under the mark's name.
+
+    An older database of that name gives way as :meth:`Server.settle` says of ``replaces``.
 
     The server's own copy is used when nobody is connected, or when ``end_sessions`` allows to send
     everybody away; clients that connect meanwhile wait for it. Otherwise the copy is piped, and
@@ -57,18 +60,19 @@ def copy_database(
     started = time.monotonic()
     piped = False
     if end_sessions:
-        copied = _clone_ending_sessions(server, source, mark)
+        copied = _clone_ending_sessions(server, source, mark, replaces)
     else:
         try:
             if server.sessions(source.oid):
                 raise TooBusy
-            copied = server.clone(source, mark)
+            copied = server.clone(source, mark, replaces=replaces)
         except TooBusy:
             copied = _pipe(
                 server,
                 source,
                 mark,
                 reporter,
+                replaces=replaces,
                 program_directories=program_directories,
                 jobs=jobs,
             )
@@ -79,7 +83,9 @@ def copy_database(
     return CopyResult(copied, piped, time.monotonic() - started)
 
 
-def _clone_ending_sessions(server: Server, source: Database, mark: Mark) -> Database:
+def _clone_ending_sessions(
+    server: Server, source: Database, mark: Mark, replaces: Collection[str] | None
+) -> Database:
     """CREATE DATABASE takes its lock on the source and then waits five seconds for sessions to
     leave, so they are ended meanwhile, on another connection."""
     server.check_sessions_can_be_ended(source.oid)
@@ -89,7 +95,7 @@ def _clone_ending_sessions(server: Server, source: Database, mark: Mark) -> Data
     )
     helper.start()
     try:
-        return server.clone(source, mark)
+        return server.clone(source, mark, replaces=replaces)
     finally:
         done.set()
         helper.join()
@@ -120,6 +126,7 @@ def _pipe(
     mark: Mark,
     reporter: Reporter,
     *,
+    replaces: Collection[str] | None,
     program_directories: Sequence[str],
     jobs: int,
 ) -> Database:
@@ -142,7 +149,7 @@ def _pipe(
             jobs=jobs,
         )
         report.tell(reporter)
-        return server.settle(target.name, mark)
+        return server.settle(target.name, mark, replaces=replaces)
 
 
 @contextmanager
@@ -151,7 +158,9 @@ def _dropped_on_error(server: Server, copied: Database) -> Iterator[None]:
         yield
     except BaseException as error:
         try:
-            server.drop(copied.name, missing_ok=True)
+            present = server.database(copied.name)
+            if present is not None and present.oid == copied.oid:
+                server.drop(copied.name)
         except (PgcloneError, psycopg2.Error) as failed:
             error.add_note(f"the copy could not be dropped: {failed}")
         raise

@@ -5,7 +5,7 @@ A check raises what stops the restore, and returns sentences that a person shoul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,11 +106,15 @@ class TargetChecks:
     def names_are_free(self) -> list[str]:
         protected, live = self.protected | {self.names.live}, self.names.live
         for name in self.names.made:
-            kinds = None
-            if name == self.names.beside:
-                kinds = {"beside"} if self.replaces_beside else ()
-            self.server.check_target(name, protected, live=live, kinds=kinds)
+            self.server.check_target(name, protected, live=live, kinds=self.replaces(name))
         return []
+
+    def replaces(self, name: str) -> Collection[str] | None:
+        """The kinds of older databases that give way to one under this name; ``None`` for all, as
+        only restores make databases under their own names."""
+        if name != self.names.beside:
+            return None
+        return {"beside"} if self.replaces_beside else ()
 
     def sessions_can_be_ended(self) -> list[str]:
         assert self.live is not None

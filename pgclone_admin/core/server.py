@@ -300,8 +300,11 @@ class Server:
         self._create(name, "template0", options_like(model))
         return self.settle(name, mark)
 
-    def clone(self, source: Database, mark: Mark) -> Database:
-        """A marked copy of a database that nobody is connected to.
+    def clone(
+        self, source: Database, mark: Mark, *, replaces: Collection[str] | None = None
+    ) -> Database:
+        """A marked copy of a database that nobody is connected to; ``replaces`` as in
+        :meth:`settle`.
 
         Connections to ``source`` wait meanwhile. :class:`TooBusy` when a session does not leave
         within the five seconds that the server waits.
@@ -311,7 +314,7 @@ class Server:
         if self.major >= 15:
             options.append(option("STRATEGY", sql.SQL("FILE_COPY")))
         self._create(name, source.name, options)
-        return self.settle(name, mark)
+        return self.settle(name, mark, replaces=replaces)
 
     def _create(self, name: str, template: str, options: list[sql.Composable]) -> None:
         command = sql.SQL("CREATE DATABASE {} TEMPLATE {} {}").format(
@@ -326,14 +329,17 @@ class Server:
             self._drop_new(name)
             raise
 
-    def settle(self, name: str, mark: Mark) -> Database:
+    def settle(self, name: str, mark: Mark, *, replaces: Collection[str] | None = None) -> Database:
         """Marks the database ``name`` and gives it the mark's name, in one transaction.
 
-        A marked database that has the name already is dropped before.
+        An older database of that name is dropped before, if it was made for the same live one and
+        is of one of the kinds ``replaces``; any other is left alone, and it is
+        :class:`DatabaseProtected`. Looked at here, too: a run takes hours, and a name that was free
+        when it began may have been taken since, by another site on the same server.
         """
         try:
             check_database_name(mark.name)
-            self.drop(mark.name, missing_ok=True)
+            self.drop_older(mark.name, live=mark.of, kinds=replaces)
             with self.transaction() as cursor:
                 if name != mark.name:
                     cursor.execute(
@@ -388,6 +394,11 @@ class Server:
         except psycopg2.Error as error:
             raise explained(error, f'the database "{name}" could not be dropped') from error
 
+    def drop_older(self, name: str, *, live: str, kinds: Collection[str] | None = None) -> None:
+        """Drops the database ``name``, if there is one, as :meth:`check_replaceable` allows."""
+        if self.check_replaceable(name, live=live, kinds=kinds):
+            self.drop(name)
+
     @staticmethod
     def require_mark(database: Database) -> Mark:
         if (mark := database.mark) is None:
@@ -405,16 +416,26 @@ class Server:
         live: str,
         kinds: Collection[str] | None = None,
     ) -> None:
-        """:class:`DatabaseProtected` unless ``name`` is free, or a database made for ``live`` has
-        it, of one of these ``kinds``: another site on the same server has marks like ours."""
+        """:class:`DatabaseProtected` unless ``name`` is one that may be used for a database of
+        ``live``, and is free or may become so."""
         check_database_name(name)
         if name in protected:
             raise DatabaseProtected(
                 f'the database "{name}" is named in the settings of this site and is left alone',
                 hint="Choose another name.",
             )
+        self.check_replaceable(name, live=live, kinds=kinds)
+
+    def check_replaceable(
+        self, name: str, *, live: str, kinds: Collection[str] | None = None
+    ) -> bool:
+        """Whether there is a database ``name``, which may be dropped then.
+
+        :class:`DatabaseProtected` unless it was made for ``live`` and is of one of these ``kinds``:
+        another site on the same server has marks like ours.
+        """
         if (database := self.database(name)) is None:
-            return
+            return False
         mark = self.require_mark(database)
         if mark.of != live:
             raise DatabaseProtected(
@@ -427,6 +448,7 @@ class Server:
                 f'there is a database "{name}" already, and it is left alone',
                 hint="Choose another name, or drop it first.",
             )
+        return True
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:

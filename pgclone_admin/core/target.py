@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import psycopg2
 
@@ -152,8 +153,8 @@ class Target:
 
     def set_aside(self, temporary: Database, name: str, kind: str) -> None:
         """Keeps a finished database under another name instead of swapping it in."""
-        mark = self.server.require_mark(temporary)
-        self.server.settle(temporary.name, replace(mark, name=name, kind=kind))
+        mark = replace(self.server.require_mark(temporary), name=name, kind=kind)
+        self.server.settle(temporary.name, mark, replaces=self.checks.replaces(name))
 
     def take_over(
         self,
@@ -205,15 +206,20 @@ class Target:
             )
         self.reporter.phase("cleaning up")
         end_sessions_on_standbys(request.standbys, live, names.live, self.reporter)
-        try:
-            settle_parked(server, names)
-            if post is not None:
-                server.settle(post.name, self.mark(names.post, "post", source))
-            if not becomes:
-                for name in (names.pre, names.post):
-                    server.drop(name, missing_ok=True)
-        except (PgcloneError, psycopg2.Error) as error:
-            self.reporter.warn(f"the restore is done, but the next one has to clean up: {error}")
+        cleaning: list[Callable[[], object]] = [partial(settle_parked, server, names)]
+        if post is not None:
+            mark = self.mark(names.post, "post", source)
+            cleaning.append(partial(server.settle, post.name, mark))
+        if not becomes:
+            older = names.pre, names.post
+            cleaning += [partial(server.drop_older, name, live=names.live) for name in older]
+        for clean in cleaning:
+            try:
+                clean()
+            except (PgcloneError, psycopg2.Error) as error:
+                self.reporter.warn(
+                    f"the restore is done, but the next one has to clean up: {error}"
+                )
         return swapped
 
 

@@ -64,6 +64,7 @@ def copy_live(
             Mark.new(name=name, kind="copy", of=live, source=live),
             reporter,
             end_sessions=end_sessions,
+            replaces=kinds,
             program_directories=settings.bin_dirs,
             jobs=settings.jobs,
         )

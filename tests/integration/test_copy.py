@@ -28,7 +28,7 @@ from pgclone_admin.services.listing import list_local
 from tests.support import CANARY
 from tests.support.fake_programs import kill_self, print_file
 
-from .operations import connected, copy, restore, unchanged
+from .operations import connected, copy, mark, restore, unchanged
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -142,6 +142,35 @@ def test_end_sessions_with_a_session_that_may_not_be_ended_is_too_busy(make_site
             copy(site, ":fast", end_sessions=True)
         with session.cursor() as cursor:
             cursor.execute("SELECT 1")
+
+
+@pytest.mark.parametrize(
+    ("of", "kind"), [("another site", "copy"), ("this site", "beside")], ids=["theirs", "no copy"]
+)
+@pytest.mark.parametrize("piped", [True, False], ids=["piped", "by the server"])
+def test_a_name_that_is_taken_while_a_copy_is_made_stays_whose_it_is(
+    here, monkeypatch, of, kind, piped
+):
+    """Nobody looks at the name for hours, between the beginning and the end."""
+    taken = []
+
+    def create(server, name, *arguments):
+        created(server, name, *arguments)
+        if not taken:
+            taken.append(name)
+            other = mark("look", of=here.name if of == "this site" else of, kind=kind)
+            server.create_like(server.pattern(), other)
+
+    created = Server._create
+    monkeypatch.setattr(Server, "_create", create)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(unchanged(here, made=["look"]))
+        if piped:
+            stack.enter_context(here.server.held_session(here.name))
+        stack.enter_context(pytest.raises(DatabaseProtected, match='"look"'))
+        copy_here(":look")
+    found = Mark.read(here.server.comment("look"), "look")
+    assert found.kind == kind
 
 
 def test_a_copy_can_be_made_anew_under_its_name(make_site):

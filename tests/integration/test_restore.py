@@ -694,6 +694,81 @@ def test_a_marked_database_that_the_settings_name_is_protected(make_site, storag
     assert site.server.oid("in use now") == oid
 
 
+def made_by_another_site(site, name, kind="copy"):
+    """A database that another site on the same server has just made; returns its oid."""
+    with connected(site.server) as server:
+        model = server.pattern()
+        return server.create_like(model, mark(name, of="another site", kind=kind)).oid
+
+
+def test_a_name_that_another_site_takes_while_a_restore_runs_stays_theirs(make_site, storage_root):
+    site = make_site(empty=True)
+    key = take(site, storage_root)
+    theirs = []
+    with (
+        unchanged(site, made=["look"]),
+        pytest.raises(DatabaseProtected, match='"look" was made for the database "another site"'),
+    ):
+        restore(
+            site,
+            key,
+            storage_root,
+            beside=LocalKey.parse(":look"),
+            hooks=lambda _temporary: theirs.append(made_by_another_site(site, "look", "beside")),
+        )
+    assert [site.server.oid("look")] == theirs
+
+
+def test_a_copy_that_is_made_while_a_restore_beside_runs_is_no_older_restore(
+    make_site, storage_root
+):
+    site = make_site(empty=True)
+    key = take(site, storage_root)
+    with unchanged(site, made=["look"]), pytest.raises(DatabaseProtected, match="already"):
+        restore(
+            site,
+            key,
+            storage_root,
+            beside=LocalKey.parse(":look"),
+            hooks=lambda _temporary: copy(site, ":look"),
+        )
+    assert kinds(site) == {"look": "copy"}
+
+
+@pytest.mark.parametrize(
+    ("role", "reversible", "left"),
+    [
+        ("pre", True, {"swap": "parked", "post": "post"}),
+        ("post", True, {"pre": "pre"}),
+        ("pre", False, {}),
+        ("post", False, {}),
+    ],
+)
+def test_a_name_that_is_needed_after_the_swap_and_is_another_sites_by_then_stays_theirs(
+    make_site, storage_root, role, reversible, left, nothing_left_behind
+):
+    """The restore is done by then; what was to get the name keeps its own, or is dropped."""
+    site = make_site(empty=True)
+    for name in (role, *left):
+        nothing_left_behind.allow(derived_name(site.name, name))
+    key = take(site, storage_root)
+    marker(site, "second")
+    reporter, name, theirs = SilentReporter(), derived_name(site.name, role), []
+    result = restore(
+        site,
+        key,
+        storage_root,
+        reversible=reversible,
+        reporter=reporter,
+        hooks=lambda _temporary: theirs.append(made_by_another_site(site, name)),
+    )
+    assert result.swap is not None
+    assert marked_as(site) == ""
+    assert [site.server.oid(name)] == theirs
+    assert 'made for the database "another site"' in reporter.warnings[-1]
+    assert kinds(site) == {derived_name(site.name, each): kind for each, kind in left.items()}
+
+
 # -- two at once -----------------------------------------------------------------------------------
 
 
