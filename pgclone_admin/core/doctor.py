@@ -73,6 +73,7 @@ CHECKS = {
     ),
     "may_create": ("role", "the role may create databases for the owner of the live one"),
     "names_are_free": ("names", "the names that a restore uses are free, or those of its own"),
+    "live_is_not_parked": ("database", None),
     "sessions_can_be_ended": ("sessions", "nobody is connected whom a swap could not send away"),
     "nothing_pins_it": (
         "replication",

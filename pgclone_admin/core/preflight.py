@@ -36,6 +36,14 @@ SELECT count(*) FROM pg_stat_replication JOIN pg_stat_activity a USING (pid)
 what only stores the log has no sessions."""
 
 
+WAS_LIVE = "was live until the last swap, and what took its place is missing"
+
+
+def how_to_have_back(live: str) -> str:
+    """What to do with a parked database when the live one is missing."""
+    return f'rename it to "{live}" to have it back, or drop it'
+
+
 class RestoreNames:
     """The names that one restore of ``live`` may use."""
 
@@ -83,7 +91,12 @@ class TargetChecks:
     """Whether an older restore beside the live database may be replaced."""
 
     def all(self) -> list[Check]:
-        checks: list[Check] = [self.is_no_system_database, self.may_create, self.names_are_free]
+        checks: list[Check] = [
+            self.is_no_system_database,
+            self.may_create,
+            self.names_are_free,
+            self.live_is_not_parked,
+        ]
         if self.live is not None and not self.names.beside:
             checks += [self.sessions_can_be_ended, self.nothing_pins_it, self.standbys]
         return checks
@@ -115,6 +128,18 @@ class TargetChecks:
         if name != self.names.beside:
             return None
         return {"beside"} if self.replaces_beside else ()
+
+    def live_is_not_parked(self) -> list[str]:
+        """Somebody has dropped what a swap put in place, and means to have the old one back: the
+        next restore would drop it."""
+        parked = self.server.database(self.names.parked)
+        mark = None if parked is None else parked.mark
+        if self.live is None and mark is not None and mark.kind == "parked":
+            raise Conflict(
+                f'the database "{self.names.parked}" {WAS_LIVE}',
+                hint=f"Nothing was changed. You can {how_to_have_back(self.names.live)}.",
+            )
+        return []
 
     def sessions_can_be_ended(self) -> list[str]:
         assert self.live is not None

@@ -21,7 +21,7 @@ from .errors import Conflict, PgcloneError
 from .marks import MARK_PREFIX, NEW_DATABASE_NAME, Database, Mark
 from .names import UNFINISHED_ROLES, role_of
 from .parked import settle_parked
-from .preflight import RestoreNames
+from .preflight import WAS_LIVE, RestoreNames, how_to_have_back
 from .server import Server, refused
 
 SECOND_LOOK = 5.0
@@ -207,8 +207,7 @@ class _Recovery:
             return Recovered(
                 Outcome.FAILED,
                 what,
-                "it was live until the last swap, and what took its place is missing: rename it to "
-                f'"{self._request.live}" to have it back, or drop it',
+                f"it {WAS_LIVE}: {how_to_have_back(self._request.live)}",
             )
         if mark.name != self._names.parked:
             return Recovered(Outcome.KEPT, what, "it has not the name that restores give")

@@ -16,11 +16,12 @@ import pytest
 from psycopg2 import sql
 
 from pgclone_admin.core import recovery
+from pgclone_admin.core.errors import Conflict
 from pgclone_admin.core.marks import Mark, new_database_name, set_comment
-from pgclone_admin.core.names import derived_name
+from pgclone_admin.core.names import LocalKey, derived_name
 from pgclone_admin.core.recovery import Outcome, Recovered, RecoveryRequest, recover_databases
 from pgclone_admin.core.temporary import PASSFILE
-from tests.integration.operations import connected, mark
+from tests.integration.operations import connected, mark, restore, take
 from tests.support import processes
 from tests.support.sites import Site
 
@@ -136,6 +137,29 @@ def test_a_parked_database_is_kept_when_the_live_one_is_missing(site: Site) -> N
     assert f'rename it to "{site.name}"' in item.why
     assert site.server.oid(parked) is not None
     site.server.drop_database(parked)
+
+
+@pytest.mark.parametrize("becomes", ["", "pre"], ids=["to be dropped", "to be kept"])
+@pytest.mark.parametrize("beside_it", [False, True], ids=["in its place", "beside"])
+def test_a_restore_leaves_a_parked_database_alone_when_the_live_one_is_missing(
+    site: Site, storage_root: Path, becomes: str, beside_it: bool
+) -> None:
+    """It is what somebody wants back who has dropped what took its place."""
+    key = take(site, storage_root)
+    parked = left(site, "parked", beside(site, "swap"), becomes=becomes)
+    oid, comment = site.server.oid(parked), site.server.comment(parked)
+    site.server.drop_database(site.name)
+    databases = site.server.databases()
+    target = LocalKey.parse(":look") if beside_it else None
+    with pytest.raises(Conflict, match=f'"{parked}" was live until the last swap') as raised:
+        restore(site, key, storage_root, beside=target)
+    assert f'rename it to "{site.name}" to have it back' in raised.value.hint
+    assert (site.server.oid(parked), site.server.comment(parked)) == (oid, comment)
+    assert site.server.databases() == databases
+
+    site.server.admin(f'ALTER DATABASE "{parked}" RENAME TO "{site.name}"')
+    restore(site, key, storage_root)
+    assert site.server.databases() == databases - {parked} | {site.name}
 
 
 @pytest.mark.parametrize(("kind", "role"), [("failed", "temp"), ("held", "held")])

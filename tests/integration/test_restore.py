@@ -736,16 +736,16 @@ def test_a_copy_that_is_made_while_a_restore_beside_runs_is_no_older_restore(
 
 
 @pytest.mark.parametrize(
-    ("role", "reversible", "left"),
+    ("role", "left"),
     [
-        ("pre", True, {"swap": "parked", "post": "post"}),
-        ("post", True, {"pre": "pre"}),
-        ("pre", False, {}),
-        ("post", False, {}),
+        ("pre", {"swap": "parked", "post": "post"}),
+        ("post", {"pre": "pre"}),
+        ("pre", {}),
+        ("post", {}),
     ],
 )
 def test_a_name_that_is_needed_after_the_swap_and_is_another_sites_by_then_stays_theirs(
-    make_site, storage_root, role, reversible, left, nothing_left_behind
+    make_site, storage_root, role, left, nothing_left_behind
 ):
     """The restore is done by then; what was to get the name keeps its own, or is dropped."""
     site = make_site(empty=True)
@@ -758,7 +758,7 @@ def test_a_name_that_is_needed_after_the_swap_and_is_another_sites_by_then_stays
         site,
         key,
         storage_root,
-        reversible=reversible,
+        reversible=bool(left),
         reporter=reporter,
         hooks=lambda _temporary: theirs.append(made_by_another_site(site, name)),
     )
