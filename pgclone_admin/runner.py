@@ -192,7 +192,12 @@ def recorded(
         return found_out(done[0])
 
     with at_work(run):
-        _execute(run, RunReporter(run, reporter, patience=PATIENCE_OF_PEOPLE), noted_work)
+        try:
+            _execute(run, RunReporter(run, reporter, patience=PATIENCE_OF_PEOPLE), noted_work)
+        except KeyboardInterrupt:
+            # It is done, and was only being written down.
+            if not done:
+                raise
     return done[0]
 
 

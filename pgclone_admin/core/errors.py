@@ -267,3 +267,7 @@ class Interrupted(PgcloneError):
     """the process was told to end"""
 
     code = "interrupted"
+
+
+INTERRUPTIONS = (KeyboardInterrupt, Cancelled, TimedOut, Interrupted)
+"""How an operation learns that it is to end; the others tell that it cannot go on."""

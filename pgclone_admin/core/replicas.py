@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import psycopg2
 
 from .connection import ConnectionParams
-from .errors import PgcloneError
+from .errors import INTERRUPTIONS, PgcloneError
 from .marks import Database
 from .progress import Reporter
 from .server import Server, explained, refused
@@ -55,6 +55,8 @@ def end_sessions_on_standbys(
         try:
             with params.session() as connection:
                 _end_sessions(Server(params, connection), parked, name, reporter)
+        except INTERRUPTIONS:
+            raise
         except (PgcloneError, psycopg2.Error) as error:
             told = refused(error) if isinstance(error, psycopg2.Error) else error
             reporter.warn(

@@ -84,7 +84,10 @@ def swap(
     :func:`has_swapped` tells which.
     """
     maintenance = request.maintenance
+    done: list[SwapResult] = []
     with ExitStack() as stack:
+        # Who interrupts the closing of the sessions below comes too late.
+        stack.push(lambda *_error: bool(done))
         watching = stack.enter_context(maintenance.session())
         renaming = stack.enter_context(maintenance.session(autocommit=False))
         for connection in (watching, renaming):
@@ -112,7 +115,8 @@ def swap(
             _check_nothing_is_prepared(watcher, request.live)
             try:
                 seconds = _attempt(request, watcher, renaming, keeper)
-                return SwapResult(seconds, keeper.seconds, attempts)
+                done.append(SwapResult(seconds, keeper.seconds, attempts))
+                break
             except _MayPass as busy:
                 if time.monotonic() + pause > deadline:
                     raise busy.error from busy.error.__cause__
@@ -122,6 +126,7 @@ def swap(
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
             attempts += 1
+    return done[0]
 
 
 def put_in_place(server: Server, temporary: Database, name: str) -> None:
@@ -199,8 +204,12 @@ def _attempt(request: SwapRequest, watcher: Server, renaming: Connection, keeper
     except BaseException as error:  # noqa: BLE001 - it came too late if the swap is done
         interruption = error
         attempt.refuse(Conflict("the swap was interrupted"))
-    finally:
-        attempt.wait()
+    while attempt.is_alive():
+        try:
+            attempt.wait()
+        except BaseException as error:  # noqa: BLE001 - as above
+            interruption = error
+            attempt.refuse(Conflict("the swap was interrupted"))
     # A connection can also break after the server has committed, or while it does.
     by = attempt.pid if renaming.closed else None
     databases = request.live, request.temporary

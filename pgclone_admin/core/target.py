@@ -11,7 +11,7 @@ import psycopg2
 
 from .connection import ConnectionParams
 from .copy import copy_database, load_from_database
-from .errors import Conflict, HookFailed, PgcloneError
+from .errors import INTERRUPTIONS, Conflict, HookFailed, PgcloneError
 from .judge import LoadReport, Tolerated
 from .kept import Agreed, Keeping, put_definitions
 from .marks import Database, Mark, new_database_name, set_comment
@@ -204,8 +204,6 @@ class Target:
                 self.reporter,
                 check_lock=server.check_lock,
             )
-        self.reporter.phase("cleaning up")
-        end_sessions_on_standbys(request.standbys, live, names.live, self.reporter)
         cleaning: list[Callable[[], object]] = [partial(settle_parked, server, names)]
         if post is not None:
             mark = self.mark(names.post, "post", source)
@@ -213,14 +211,26 @@ class Target:
         if not becomes:
             older = names.pre, names.post
             cleaning += [partial(server.drop_older, name, live=names.live) for name in older]
-        for clean in cleaning:
-            try:
-                clean()
-            except (PgcloneError, psycopg2.Error) as error:
-                self.reporter.warn(
-                    f"the restore is done, but the next one has to clean up: {error}"
-                )
+        try:
+            self.reporter.phase("cleaning up")
+            end_sessions_on_standbys(request.standbys, live, names.live, self.reporter)
+            for clean in cleaning:
+                self._clean(clean)
+        except INTERRUPTIONS:
+            # It comes too late: to call this cancelled would be to hide what is live now.
+            self.reporter.warn(
+                "the restore is done, but was interrupted while it cleaned up: pgclone recover, or "
+                "the next restore, does the rest"
+            )
         return swapped
+
+    def _clean(self, clean: Callable[[], object]) -> None:
+        try:
+            clean()
+        except INTERRUPTIONS:
+            raise
+        except (PgcloneError, psycopg2.Error) as error:
+            self.reporter.warn(f"the restore is done, but the next one has to clean up: {error}")
 
 
 def _check_identity(request: RestoreRequest, server: Server, live: Database | None) -> None:

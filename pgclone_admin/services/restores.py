@@ -130,15 +130,22 @@ def _post_swap_hooks(options: Options) -> list[AnyHook]:
 def _run_post_swap_hooks(
     hooks: Sequence[AnyHook], options: Options, live: str, reporter: Reporter
 ) -> list[HookResult]:
-    """The restore is done, whatever becomes of them: an error is told, and the others run."""
+    """The restore is done, whatever becomes of them: an error is told, and the others run, unless
+    the run is to end."""
     results: list[HookResult] = []
     if hooks:
         reporter.phase("hooks after the swap")
     for hook in hooks:
+        name = hook.labels.name
+        if reporter.is_to_end():
+            reporter.warn(f'the restore is done, but interrupted: the hook "{name}" has not run')
+            continue
         try:
             results += run_hooks([hook], alias=options.database, database=live, reporter=reporter)
         except (PgcloneError, psycopg2.Error) as error:
             reporter.warn(f"the restore is done, but {error}")
+        except KeyboardInterrupt:
+            reporter.warn(f'the restore is done, but the hook "{name}" was interrupted')
     return results
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -511,6 +512,119 @@ def test_a_command_that_is_interrupted_is_cancelled(office):
         started.signal(signal.SIGINT)
         assert started.wait(20).returncode == 130
     assert Dump.objects.get().status == Status.CANCELLED
+
+
+@contextlib.contextmanager
+def older_pre_in_use(office):
+    """What is done after the swap has to wait within the block: somebody describes ``:pre``.
+
+    Gives what waits until it does.
+    """
+    pre = f"{office.name}__pre"
+    with contextlib.closing(office.server.connect(autocommit=False)) as holder:
+        with holder.cursor() as cursor:
+            cursor.execute(f'COMMENT ON DATABASE "{pre}" IS %s', (office.server.comment(pre),))
+
+        def wait():
+            query = (
+                "SELECT 1 FROM pg_stat_activity"
+                " WHERE wait_event_type = 'Lock' AND query LIKE 'DROP DATABASE%'"
+            )
+            until = time.monotonic() + 60
+            while not office.server.admin(query):
+                assert time.monotonic() < until
+                time.sleep(0.02)
+
+        yield wait
+
+
+DONE_BUT_INTERRUPTED = "the restore is done, but was interrupted while it cleaned up"
+HOOK_HAS_NOT_RUN = 'the restore is done, but interrupted: the hook "good_hook" has not run'
+
+
+def restored_and_interrupted(office, before):
+    """Whether what was restored is live, and ``recover`` does what was not done any more."""
+    connections.close_all()
+    assert "later" not in office.people()
+    parked = office.server.oid(f"{office.name}__swap")
+    assert parked == before
+    office.pgclone("recover").ok()
+    assert office.server.oid(f"{office.name}__pre") == parked
+    assert "later" in office.people(dbname=f"{office.name}__pre")
+    assert not [name for name in office.server.databases() if name.startswith("pgclone_new_")]
+    assert not [note for note in office.notes() if office.name in note]
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_interrupted_after_its_swap_has_succeeded(office, number):
+    key = commanded(office, "dump").ok().lines[0]
+    arguments = ["restore", key, "--reversible", "--pre-swap-hook"]
+    commanded(office, *arguments).ok()
+    office.add_person("later")
+    before = office.oid
+    with older_pre_in_use(office) as wait:
+        started = office.start_pgclone(*arguments, "--post-swap-hook", "good_hook")
+        wait()
+        started.signal(number)
+        time.sleep(0.2)
+    done = started.wait(30).ok()
+    assert done.lines == [key]
+    assert f"warning: {DONE_BUT_INTERRUPTED}" in done.stderr
+    assert f"warning: {HOOK_HAS_NOT_RUN}" in done.stderr
+    assert "cancelled" not in done.stderr
+    run = RestoreRun.objects.latest("pk")
+    assert (run.status, run.error, run.result["database"]) == (Status.SUCCEEDED, "", office.name)
+    assert restored_and_interrupted(office, before)
+
+
+def test_a_run_whose_worker_is_stopped_after_its_swap_has_succeeded(office, monkeypatch):
+    ends = []
+    monkeypatch.setattr(signal, "raise_signal", ends.append)
+    key = commanded(office, "dump").ok().lines[0]
+    commanded(office, "restore", key, "--reversible", "--pre-swap-hook").ok()
+    office.add_person("later")
+    before = office.oid
+    given = {**HERE, "dump_key": key, "pre_swap_hooks": [], "reversible": True}
+    with override_settings(PGCLONE_POST_SWAP_HOOKS=["good_hook"]):
+        run = requests.request_restore(ADA, given, variant=Variant())
+        with contextlib.ExitStack() as stack:
+            wait = stack.enter_context(older_pre_in_use(office))
+
+            def stop():
+                wait()
+                os.kill(os.getpid(), signal.SIGTERM)
+                stack.close()
+
+            stopping = threading.Thread(target=stop)
+            stopping.start()
+            assert tasks.run_restore(run.pk) == "succeeded"
+            stopping.join()
+    assert ends == [signal.SIGTERM]
+    run.refresh_from_db()
+    assert (run.status, run.error) == (Status.SUCCEEDED, "")
+    told = list(run.events.filter(level=RunEvent.Level.WARNING).values_list("text", flat=True))
+    assert told[0].startswith(DONE_BUT_INTERRUPTED)
+    assert told[1:] == [HOOK_HAS_NOT_RUN]
+    assert restored_and_interrupted(office, before)
+
+
+def test_a_command_that_is_interrupted_in_a_hook_after_the_swap_has_succeeded(office):
+    key = commanded(office, "dump").ok().lines[0]
+    office.add_person("later")
+    connections.close_all()
+    hooks = ["--post-swap-hook", "hang_hook", "good_hook"]
+    started = office.start_pgclone("restore", key, "--pre-swap-hook", *hooks)
+    until = time.monotonic() + 60
+    while not (office.folder / "hook-hangs").exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    started.signal(signal.SIGINT)
+    done = started.wait(30).ok()
+    assert 'warning: the restore is done, but the hook "hang_hook" was interrupted' in done.stderr
+    assert f"warning: {HOOK_HAS_NOT_RUN}" in done.stderr
+    assert RestoreRun.objects.get().status == Status.SUCCEEDED
+    assert "later" not in office.people()
 
 
 def test_a_command_that_the_admin_cancels_stops(office):
