@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -113,6 +113,9 @@ class Plan:
     """Migrations in the dump that this code does not have: it was made by a newer or other code."""
     left_out: list[str] = field(default_factory=list)
     """What is in the dump and cannot be made here by this role, by kind and name."""
+    lost_settings: list[str] = field(default_factory=list)
+    """Settings and grants of the live database that cannot be carried over, by the names with which
+    their loss is accepted; whether it was is among the warnings and obstacles."""
     warnings: list[str] = field(default_factory=list)
     obstacles: list[Obstacle] = field(default_factory=list)
 
@@ -148,6 +151,7 @@ class Question:
     standbys: int = 0
     """How many standbys have their sessions ended, too."""
     ignore_standbys: bool = False
+    lose_settings: Collection[str] = ()
     hold: bool = False
     replaces_beside: bool = True
 
@@ -191,15 +195,19 @@ def make_plan(
         keeps_parked=question.reversible or isinstance(key, LocalKey),
         reached_standbys=question.standbys,
         ignore_standbys=question.ignore_standbys,
+        lose_settings=question.lose_settings,
         replaces_beside=question.replaces_beside,
     )
     plan.collect(target.all())
     if not plan.obstacles:
         access = server.params.with_role(server.role_to_take(model.owner))
         try:
-            target.can_make_one(access)
+            left = target.can_make_one(access)
         except PgcloneError as error:
             plan.add(error)
+        else:
+            plan.lost_settings = [each.name for each in left]
+            plan.collect([lambda: target.losses_are_accepted(left)])
     if server.is_locked(question.live):
         plan.warnings.append(
             f'a dump, a copy or a restore of the database "{question.live}" is running: a restore '

@@ -188,6 +188,12 @@ class Settings:
         return bool(_get("IGNORE_STANDBYS", False, bool))
 
     @property
+    def lose_settings(self) -> list[str]:
+        """PGCLONE_LOSE_SETTINGS: names of settings and grants of a database that may be lost where
+        the role that restores cannot carry them over, none by default."""
+        return as_list(_get("LOSE_SETTINGS", [], list, tuple), "PGCLONE_LOSE_SETTINGS")
+
+    @property
     def conn_db(self) -> str:
         """PGCLONE_CONN_DB: the maintenance database, ``postgres`` by default.
 

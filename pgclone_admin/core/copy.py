@@ -44,12 +44,14 @@ def copy_database(
     *,
     end_sessions: bool = False,
     replaces: Collection[str] | None = None,
+    lose_settings: Collection[str] = (),
     program_directories: Sequence[str] = (),
     jobs: int = 2,
 ) -> CopyResult:
     """A marked copy of ``source`` under the mark's name.
 
-    An older database of that name gives way as :meth:`Server.settle` says of ``replaces``.
+    An older database of that name gives way as :meth:`Server.settle` says of ``replaces``;
+    ``lose_settings`` are names of settings and grants that the copy may lack.
 
     The server's own copy is used when nobody is connected, or when ``end_sessions`` allows to send
     everybody away; clients that connect meanwhile wait for it. Otherwise the copy is piped, and
@@ -73,13 +75,16 @@ def copy_database(
                 mark,
                 reporter,
                 replaces=replaces,
+                lose_settings=lose_settings,
                 program_directories=program_directories,
                 jobs=jobs,
             )
             piped = True
     # Without its grants everybody may connect to it.
     with _dropped_on_error(server, copied), server.transaction() as cursor:
-        carry(cursor, source, copied, copied.name)
+        left = carry(cursor, source, copied, copied.name, lose=lose_settings)
+    for each in left:
+        reporter.warn(each.told(source.name))
     return CopyResult(copied, piped, time.monotonic() - started)
 
 
@@ -127,6 +132,7 @@ def _pipe(
     reporter: Reporter,
     *,
     replaces: Collection[str] | None,
+    lose_settings: Collection[str],
     program_directories: Sequence[str],
     jobs: int,
 ) -> Database:
@@ -138,7 +144,7 @@ def _pipe(
     target = server.create_like(source, unfinished)
     with _dropped_on_error(server, target):
         with server.transaction() as cursor:
-            carry(cursor, source, target, target.name, still_to_be_filled=True)
+            carry(cursor, source, target, target.name, still_to_be_filled=True, lose=lose_settings)
         reporter.phase("copying", total=server.size(source.name))
         report = load_from_database(
             server.params.with_dbname(source.name),

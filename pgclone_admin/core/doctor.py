@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
@@ -98,6 +98,8 @@ class ServerExamination:
     restores: bool = True
     reached_standbys: int = 0
     """How many standbys have their sessions ended by a restore, too."""
+    lose_settings: Collection[str] = ()
+    """Names of settings and grants that a restore may lose."""
 
 
 def examine_server(examination: ServerExamination) -> Iterator[Finding]:
@@ -286,6 +288,7 @@ class _Examiner:
             keeps_parked=True,
             reached_standbys=self._asked.reached_standbys,
             ignore_standbys=True,
+            lose_settings=self._asked.lose_settings,
         )
         may_create = True
         for check in target.all():
@@ -294,19 +297,23 @@ class _Examiner:
                 may_create = may_create and (finding.level, about) != (Level.PROBLEM, "role")
                 yield finding
         if may_create:
-            yield self._proof(target, model)
+            yield from self._proof(target, model)
 
-    def _proof(self, target: TargetChecks, model: Database) -> Finding:
+    def _proof(self, target: TargetChecks, model: Database) -> Iterator[Finding]:
+        access = self._server.params.with_role(self._server.role_to_take(model.owner))
         try:
-            target.can_make_one(
-                self._server.params.with_role(self._server.role_to_take(model.owner))
-            )
+            lost = target.losses_are_accepted(target.can_make_one(access))
         except PgcloneError as error:
-            return problem("proof", error)
+            yield problem("proof", error)
+            return
+        for warning in lost:
+            fix = "As a superuser, set it again after a restore."
+            yield Finding(Level.WARNING, "proof", warning, fix)
         found = "a new database can be made, entered and dropped"
         if self._live is not None:
-            found += ", and takes all settings and grants of the live one"
-        return fine("proof", found)
+            which = "all other" if lost else "all"
+            found += f", and takes {which} settings and grants of the live one"
+        yield fine("proof", found)
 
     def _sessions(self) -> Iterator[Finding]:
         if self._live is None or self._server.role()[1]:

@@ -16,7 +16,7 @@ from .manifest import Manifest
 from .marks import Database, Mark, new_database_name
 from .names import DumpKey, LocalKey, derived_name
 from .progress import Reporter
-from .properties import carry
+from .properties import Uncarried, carry_what_can_be, check_accepted
 from .server import Server
 
 Check = Callable[[], list[str]]
@@ -86,7 +86,8 @@ class TargetChecks:
     reached_standbys: int = 0
     """How many standbys have their sessions ended, too."""
     ignore_standbys: bool = False
-
+    lose_settings: Collection[str] = ()
+    """Names of settings and grants of the live database that may be lost."""
     replaces_beside: bool = True
     """Whether an older restore beside the live database may be replaced."""
 
@@ -177,8 +178,11 @@ class TargetChecks:
             "ended, or accept it with --ignore-standbys.",
         )
 
-    def can_make_one(self, access: ConnectionParams) -> None:
+    def can_make_one(self, access: ConnectionParams) -> list[Uncarried]:
         """Makes, enters and drops a tiny database: the proof that a restore can work here at all.
+
+        Returns what of the live database could not be carried to it; whether that is in the way is
+        told by :meth:`losses_are_accepted`.
 
         ``pg_hba.conf`` often lets a role into its own database only, poolers know nothing of new
         ones, and a setting of the live database may be one that this role cannot set.
@@ -196,11 +200,16 @@ class TargetChecks:
                     hint="Let pg_hba.conf admit the role to all databases of the server, or give "
                     "PGCLONE_CONNECTIONS a connection past the pooler.",
                 ) from error
-            if self.live is not None:
-                with self.server.transaction() as cursor:
-                    carry(cursor, self.live, tiny, tiny.name)
+            if self.live is None:
+                return []
+            with self.server.transaction() as cursor:
+                return carry_what_can_be(cursor, self.live, tiny, tiny.name)
         finally:
             self.server.drop(name, missing_ok=True)
+
+    def losses_are_accepted(self, left: list[Uncarried]) -> list[str]:
+        check_accepted(left, self.names.live, self.lose_settings)
+        return [each.told(self.names.live) for each in left]
 
 
 @dataclass(frozen=True)

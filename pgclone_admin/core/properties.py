@@ -7,6 +7,8 @@ unless they are put onto the new one.
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +32,15 @@ LIST_SETTINGS = {
 }
 
 CLOSING_SETTINGS = {"default_transaction_read_only"}
+
+NOT_TO_BE_CARRIED = (
+    psycopg2.errors.InsufficientPrivilege,
+    psycopg2.errors.UndefinedObject,
+    psycopg2.errors.InvalidParameterValue,
+    psycopg2.errors.CantChangeRuntimeParam,
+)
+"""What the server answers when a setting or grant is one that it does not take from this role, or
+not any more; another try gets the same answer."""
 
 _LIST_ITEM = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,]*?))\s*(?:,|$)')
 
@@ -75,6 +86,22 @@ class Properties:
         return replace(self, settings=frozenset(settings), connection_limit=-1)
 
 
+@dataclass(frozen=True)
+class Uncarried:
+    """A setting or grant that cannot be put onto another database."""
+
+    name: str
+    """By which its loss is accepted: ``setting``, ``role:setting``, or what is granted to whom."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})"
+
+    def told(self, database: str) -> str:
+        """For one whose loss was accepted."""
+        return f'{self.name} of the database "{database}" is not carried over: {self.reason}'
+
+
 def carry(
     cursor: Any,
     source: Database,
@@ -82,58 +109,102 @@ def carry(
     target_name: str,
     *,
     still_to_be_filled: bool = False,
-) -> None:
+    lose: Collection[str] = (),
+) -> list[Uncarried]:
     """Makes the properties of ``target`` those of ``source``; within the caller's transaction.
 
-    :class:`PermissionMissing` names what this role may not carry. ``target_name`` is the name that
-    ``target`` has at this point of the transaction. ``still_to_be_filled`` leaves out what keeps
-    people from a database that is closed for a while, and would keep its restore from it too.
+    Returns those of the names ``lose`` that cannot be carried; :class:`PermissionMissing` lists the
+    others. ``target_name`` is the name that ``target`` has at this point of the transaction.
+    ``still_to_be_filled`` leaves out what keeps people from a database that is closed for a while,
+    and would keep its restore from it too.
     """
+    left = carry_what_can_be(
+        cursor, source, target, target_name, still_to_be_filled=still_to_be_filled
+    )
+    check_accepted(left, source.name, lose)
+    return left
+
+
+def check_accepted(left: Iterable[Uncarried], database: str, lose: Collection[str]) -> None:
+    """:class:`PermissionMissing` for what cannot be carried and is not among the names ``lose``."""
+    if refused := [each for each in left if each.name not in lose]:
+        names = shlex.join(each.name for each in refused)
+        raise PermissionMissing(
+            f'settings or grants of the database "{database}" cannot be carried over: '
+            + ", ".join(map(str, refused)),
+            hint="Restore with a role that may set them, see PGCLONE_CONNECTIONS, or accept that "
+            f"they are lost with --lose-settings {names} or PGCLONE_LOSE_SETTINGS.",
+        )
+
+
+def carry_what_can_be(
+    cursor: Any,
+    source: Database,
+    target: Database,
+    target_name: str,
+    *,
+    still_to_be_filled: bool = False,
+) -> list[Uncarried]:
+    """As :func:`carry`, but returns everything that cannot be carried."""
     wanted = Properties.read(cursor, source)
     if still_to_be_filled:
         wanted = wanted.without_what_closes()
     present = Properties.read(cursor, target)
-    name = sql.Identifier(target_name)
+    left: dict[str, Uncarried] = {}
     try:
-        if wanted.settings != present.settings:
-            _carry_settings(cursor, wanted, present, name, owner=source.owner)
-        if wanted.grants != present.grants:
-            _carry_grants(cursor, wanted, present, name, owner=source.owner)
-        if wanted.connection_limit != present.connection_limit:
-            cursor.execute(
-                sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(
-                    name, sql.Literal(wanted.connection_limit)
-                )
-            )
-    except psycopg2.errors.InsufficientPrivilege as error:
-        raise PermissionMissing(
-            f'a setting or grant of the database "{source.name}" cannot be carried over: '
-            f"{error.diag.message_primary}",
-            hint="Restore with a role that may set it, see PGCLONE_CONNECTIONS.",
-        ) from error
+        for name, statement in _statements(wanted, present, target_name, owner=source.owner):
+            try:
+                _execute_as_either(cursor, statement, source.owner)
+            except NOT_TO_BE_CARRIED as error:
+                left[name] = Uncarried(name, error.diag.message_primary or str(error).strip())
+                cursor.execute("ROLLBACK TO SAVEPOINT as_this_role")
+            cursor.execute("RELEASE SAVEPOINT as_this_role")
     except psycopg2.Error as error:
         raise explained(error, "the settings of the database cannot be carried over") from error
+    return sorted(left.values(), key=lambda each: each.name)
 
 
-def _carry_settings(
-    cursor: Any, wanted: Properties, present: Properties, name: sql.Composable, *, owner: str
-) -> None:
-    statements = [
-        sql.SQL("ALTER {} RESET {}").format(_whose(role, name), _setting_name(setting))
-        for role, setting, _value in sorted(present.settings - wanted.settings, key=str)
-    ]
-    statements += [
-        sql.SQL("ALTER {} SET {} TO {}").format(
-            _whose(role, name), _setting_name(setting), _setting_value(setting, value)
+def _statements(
+    wanted: Properties, present: Properties, target_name: str, *, owner: str
+) -> Iterator[tuple[str, sql.Composable]]:
+    """What makes the properties ``wanted`` of the ``present`` ones, each with its name."""
+    name = sql.Identifier(target_name)
+    yield from _settings(wanted, present, name)
+    if wanted.grants != present.grants:
+        yield from _grants(wanted, present, name, owner=owner)
+    if wanted.connection_limit != present.connection_limit:
+        yield (
+            "CONNECTION LIMIT",
+            sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(
+                name, sql.Literal(wanted.connection_limit)
+            ),
         )
-        for role, setting, value in sorted(wanted.settings - present.settings, key=str)
-    ]
-    for statement in statements:
-        _execute_as_either(cursor, statement, owner)
+
+
+def _settings(
+    wanted: Properties, present: Properties, name: sql.Composable
+) -> Iterator[tuple[str, sql.Composable]]:
+    for role, setting, _value in sorted(present.settings - wanted.settings, key=str):
+        yield (
+            _name_of(role, setting),
+            sql.SQL("ALTER {} RESET {}").format(_whose(role, name), _setting_name(setting)),
+        )
+    for role, setting, value in sorted(wanted.settings - present.settings, key=str):
+        yield (
+            _name_of(role, setting),
+            sql.SQL("ALTER {} SET {} TO {}").format(
+                _whose(role, name), _setting_name(setting), _setting_value(setting, value)
+            ),
+        )
+
+
+def _name_of(role: str | None, setting: str) -> str:
+    return setting if role is None else f"{role}:{setting}"
 
 
 def _execute_as_either(cursor: Any, statement: sql.Composable, owner: str) -> None:
-    """As this role or, where that is refused, as the owner of the database.
+    """As this role or, where that is refused, as the owner of the database; after a savepoint,
+    which is the caller's to release.
 
     This one may be a superuser, which may set everything; but settings of the owner itself can
     only be changed by the owner, not by another member of it.
@@ -148,7 +219,6 @@ def _execute_as_either(cursor: Any, statement: sql.Composable, owner: str) -> No
         cursor.execute("SELECT set_config('role', %s, true)", [owner])
         cursor.execute(statement)
         cursor.execute("SELECT set_config('role', %s, true)", [role])
-    cursor.execute("RELEASE SAVEPOINT as_this_role")
 
 
 def _whose(role: str | None, name: sql.Composable) -> sql.Composable:
@@ -179,9 +249,9 @@ def split_list_setting(value: str) -> list[str]:
     return items or [""]
 
 
-def _carry_grants(
-    cursor: Any, wanted: Properties, present: Properties, name: sql.Composable, *, owner: str
-) -> None:
+def _grants(
+    wanted: Properties, present: Properties, name: sql.Composable, *, owner: str
+) -> Iterator[tuple[str, sql.Composable]]:
     """Takes all grants away and gives those of ``wanted``.
 
     Grants that every new database has cannot be un-said, so they are given by name where
@@ -195,15 +265,19 @@ def _carry_grants(
         )
     holders = {role for role, _privilege, _grantable in present.grants or ()} | {None, owner}
     for role in sorted(holders, key=str):
-        cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM {}").format(name, _grantee(role)))
+        yield (
+            f"REVOKE FROM {role or 'PUBLIC'}",
+            sql.SQL("REVOKE ALL ON DATABASE {} FROM {}").format(name, _grantee(role)),
+        )
     for role, privilege, grantable in sorted(grants, key=str):
-        cursor.execute(
+        yield (
+            f"{privilege} TO {role or 'PUBLIC'}",
             sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
                 sql.SQL(privilege),
                 name,
                 _grantee(role),
                 sql.SQL(" WITH GRANT OPTION" if grantable else ""),
-            )
+            ),
         )
 
 

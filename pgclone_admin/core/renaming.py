@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +14,7 @@ from psycopg2 import sql
 from .connection import Connection, one_row
 from .errors import Conflict, PgcloneError
 from .marks import Database, Mark, set_comment
-from .properties import carry
+from .properties import Uncarried, carry
 
 POLL = 0.01
 """Seconds between two looks at who is still connected."""
@@ -27,7 +28,12 @@ class Renaming(threading.Thread):
     until it is known that nobody could have written to a kept table meanwhile."""
 
     def __init__(
-        self, connection: Connection, live: Database, temporary: Database, parked: Mark
+        self,
+        connection: Connection,
+        live: Database,
+        temporary: Database,
+        parked: Mark,
+        lose_settings: Collection[str],
     ) -> None:
         """``connection``: one without autocommit, to the maintenance database."""
         super().__init__(name="pgclone swap", daemon=True)
@@ -35,6 +41,7 @@ class Renaming(threading.Thread):
         self._live = live
         self._temporary = temporary
         self._parked = parked
+        self._lose_settings = lose_settings
         self._decided = threading.Event()
         self._refusal: PgcloneError | None = None
         self._cancelling = threading.Lock()
@@ -42,6 +49,7 @@ class Renaming(threading.Thread):
         self.pid: int = connection.info.backend_pid
         self.error: Exception | None = None
         self.seconds = 0.0
+        self.lost_settings: list[Uncarried] = []
 
     def approve(self) -> None:
         """Lets the renames be committed."""
@@ -111,7 +119,7 @@ class Renaming(threading.Thread):
             cursor.execute(rename.format(sql.Identifier(live.name), sql.Identifier(parked.name)))
             cursor.execute(rename.format(sql.Identifier(temporary.name), sql.Identifier(live.name)))
             self._check_renamed(cursor)
-            carry(cursor, live, temporary, live.name)
+            self.lost_settings = carry(cursor, live, temporary, live.name, lose=self._lose_settings)
             cursor.execute(
                 "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE oid = %s",
                 [live.oid],

@@ -79,7 +79,14 @@ def restore_dump(
             with dropped_on_error(server, temporary):
                 if model.name == request.live:
                     with server.transaction() as cursor:
-                        carry(cursor, model, temporary, temporary.name, still_to_be_filled=True)
+                        carry(
+                            cursor,
+                            model,
+                            temporary,
+                            temporary.name,
+                            still_to_be_filled=True,
+                            lose=request.lose_settings,
+                        )
                 target = server.params.with_dbname(temporary.name).with_role(
                     server.role_to_take(model.owner)
                 )
@@ -126,6 +133,7 @@ def restore_local(
             server.existing(name),
             mark,
             reporter,
+            lose_settings=request.lose_settings,
             program_directories=request.program_directories,
         )
         return copied.database, LoadReport()

@@ -15,7 +15,7 @@ written a row that only the parked database has.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -28,6 +28,7 @@ from .keeper import Keeper
 from .kept import Agreed, Keeping
 from .marks import Database, Mark, Session, set_comment
 from .progress import Reporter
+from .properties import Uncarried
 from .renaming import POLL, Renaming
 from .server import Server, explained, remove_session_limits
 
@@ -51,6 +52,8 @@ class SwapResult:
     kept_seconds: float = 0.0
     """How long writers to kept tables had to wait, at most, in the attempt that succeeded."""
     attempts: int = 1
+    lost_settings: list[Uncarried] = field(default_factory=list)
+    """What of the live database could not be carried over, as was accepted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,8 @@ class SwapRequest:
     keeping: Keeping = field(default_factory=Keeping)
     agreed: Agreed | None = None
     """The definitions of the kept tables, which must not have changed since."""
+    lose_settings: Collection[str] = ()
+    """Names of settings and grants of the live database that may be lost."""
     patience: float = 60.0
     """Seconds for which a swap is tried again when the site is too busy for it."""
 
@@ -114,8 +119,8 @@ def swap(
             watcher.check_sessions_can_be_ended(request.live.oid, request.temporary.oid)
             _check_nothing_is_prepared(watcher, request.live)
             try:
-                seconds = _attempt(request, watcher, renaming, keeper)
-                done.append(SwapResult(seconds, keeper.seconds, attempts))
+                won = _attempt(request, watcher, renaming, keeper)
+                done.append(SwapResult(won.seconds, keeper.seconds, attempts, won.lost_settings))
                 break
             except _MayPass as busy:
                 if time.monotonic() + pause > deadline:
@@ -186,14 +191,18 @@ class _MayPass(Exception):
         self.error = error
 
 
-def _attempt(request: SwapRequest, watcher: Server, renaming: Connection, keeper: Keeper) -> float:
-    """One swap, or nothing; returns for how many seconds connections had to wait."""
+def _attempt(
+    request: SwapRequest, watcher: Server, renaming: Connection, keeper: Keeper
+) -> Renaming:
+    """One swap, or nothing; returns the transaction, which tells how it was."""
     try:
         keeper.hold()
     except (TooBusy, ServerUnavailable) as busy:
         # Too many connections for a moment are no reason to throw a whole restore away.
         raise _MayPass(busy) from busy
-    attempt = Renaming(renaming, request.live, request.temporary, request.parked)
+    attempt = Renaming(
+        renaming, request.live, request.temporary, request.parked, request.lose_settings
+    )
     attempt.start()
     stayed: list[Session] = []
     interruption: BaseException | None = None
@@ -214,7 +223,7 @@ def _attempt(request: SwapRequest, watcher: Server, renaming: Connection, keeper
     by = attempt.pid if renaming.closed else None
     databases = request.live, request.temporary
     if attempt.error is None or has_swapped(request.maintenance, *databases, by=by):
-        return attempt.seconds
+        return attempt
     if interruption is not None:
         raise interruption
     raise _as_error(attempt.error, stayed) from attempt.error

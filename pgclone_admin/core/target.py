@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -52,6 +52,9 @@ class RestoreRequest:
     """Servers on which sessions of the live database are to be ended, too."""
     ignore_standbys: bool = False
     """Whether others may go on reading the database that is replaced."""
+    lose_settings: Collection[str] = ()
+    """Names of settings and grants of the live database that may be lost, where they cannot be
+    carried over."""
     swap_patience: float = 60.0
     """Seconds for which the swap is tried when the site is busy."""
     protected: frozenset[str] = frozenset()
@@ -186,6 +189,7 @@ class Target:
                     unfinished,
                     self.reporter,
                     end_sessions=True,
+                    lose_settings=request.lose_settings,
                     program_directories=request.program_directories,
                 )
                 post = copied.database
@@ -199,6 +203,7 @@ class Target:
                     parked=self.mark(names.parked, "parked", source, becomes=becomes),
                     keeping=request.keeping,
                     agreed=agreed,
+                    lose_settings=request.lose_settings,
                     patience=request.swap_patience,
                 ),
                 self.reporter,
@@ -212,6 +217,8 @@ class Target:
             older = names.pre, names.post
             cleaning += [partial(server.drop_older, name, live=names.live) for name in older]
         try:
+            for left in swapped.lost_settings:
+                self.reporter.warn(left.told(names.live))
             self.reporter.phase("cleaning up")
             end_sessions_on_standbys(request.standbys, live, names.live, self.reporter)
             for clean in cleaning:

@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from ..hooks.spec import FILE_ENDINGS
-from ..options import Arguments, declared_hooks
+from ..options import HOOK_LISTS, Arguments, declared_hooks
 from ..services.recovery import DEFAULT_AGE
 
 MOST_HOURS = 24 * 36_500
@@ -84,6 +84,7 @@ def _add_restore(parser: CommandParser) -> None:
         help='stop before the swap and keep the result for "pgclone swap"',
     )
     _add_ignore_standbys(parser)
+    _add_lose_settings(parser)
     parser.add_argument(
         "--plan",
         action="store_true",
@@ -122,6 +123,7 @@ def _add_swap(parser: CommandParser) -> None:
     _add_hook_params(parser)
     _add_reversible(parser)
     _add_ignore_standbys(parser)
+    _add_lose_settings(parser)
     _add_common(parser, "the database to replace", storage=False)
 
 
@@ -143,6 +145,17 @@ def _add_ignore_standbys(parser: CommandParser) -> None:
     )
 
 
+def _add_lose_settings(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--lose-settings",
+        nargs="*",
+        action="extend",
+        metavar="NAME",
+        help="accept that these settings and grants of the database are lost, if they cannot be "
+        "carried over; without a value none",
+    )
+
+
 def _add_copy(parser: CommandParser) -> None:
     parser.add_argument("dump_key", metavar=":NAME", help="the local copy to make")
     parser.add_argument(
@@ -150,6 +163,7 @@ def _add_copy(parser: CommandParser) -> None:
         action="store_true",
         help="send everybody away and take the fast way; clients wait meanwhile",
     )
+    _add_lose_settings(parser)
     _add_common(parser, "the database to copy", storage=False)
 
 
@@ -254,16 +268,16 @@ def given_arguments(given: dict[str, Any]) -> Arguments:
     return Arguments(**arguments)
 
 
-def take_key_from_hooks(given: dict[str, Any]) -> None:
+def take_key_from_values(given: dict[str, Any]) -> None:
     """``--pre-swap-hook migrate KEY``: a last value that has the shape of a key is the key, unless
     it is the name of a declared hook."""
-    for option in ("pre_swap_hooks", "post_swap_hooks"):
-        hooks = given[option]
-        if not given["dump_key"] and hooks and _is_key(hooks[-1], option):
-            given["dump_key"] = hooks.pop()
+    for option in ("pre_swap_hooks", "post_swap_hooks", "lose_settings"):
+        values = given[option]
+        if not given["dump_key"] and values and _is_key(values[-1], option):
+            given["dump_key"] = values.pop()
 
 
 def _is_key(text: str, option: str) -> bool:
     is_hook = text.endswith(FILE_ENDINGS) or text.lstrip().startswith("{")
     is_key = text.startswith(":") or ("/" in text and not is_hook)
-    return is_key and text not in declared_hooks(option).hooks
+    return is_key and not (option in HOOK_LISTS and text in declared_hooks(option).hooks)

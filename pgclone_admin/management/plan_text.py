@@ -110,6 +110,11 @@ def _migrations(plan: Plan) -> Iterator[str]:
 
 
 def _lists(plan: Plan) -> Iterator[str]:
-    for label, names in (("unknown", plan.unknown_migrations), ("left out", plan.left_out)):
+    lists = {
+        "unknown": plan.unknown_migrations,
+        "left out": plan.left_out,
+        "lost": plan.lost_settings,
+    }
+    for label, names in lists.items():
         for number, name in enumerate(names):
             yield _line(label if number == 0 else "", name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..core.copy import CopyResult, copy_database
 from ..core.errors import Conflict, DatabaseProtected, NotAllowed
 from ..core.marks import Mark
@@ -28,12 +30,14 @@ def copy_live(
     *,
     end_sessions: bool = False,
     replaces: bool = True,
+    lose_settings: Sequence[str] | None = None,
 ) -> CopyResult:
     """Copies the live database to the local key ``target``; an older copy of that name is replaced
     only if that is wanted, anything else never.
 
     Without ``end_sessions`` nobody is sent away: the copy is made by the server when nobody is
-    connected, else it is piped.
+    connected, else it is piped. ``lose_settings`` are names of settings and grants that it may
+    lack, by default those of the settings.
     """
     if not settings.allow_copy:
         raise NotAllowed("copies are not allowed here: PGCLONE_ALLOW_COPY is False")
@@ -65,6 +69,7 @@ def copy_live(
             reporter,
             end_sessions=end_sessions,
             replaces=kinds,
+            lose_settings=settings.lose_settings if lose_settings is None else lose_settings,
             program_directories=settings.bin_dirs,
             jobs=settings.jobs,
         )

@@ -67,6 +67,7 @@ def _server(options: Options, reached_standbys: int) -> Iterator[Finding]:
             program_directories=settings.bin_dirs,
             restores=settings.allow_restore,
             reached_standbys=reached_standbys,
+            lose_settings=settings.lose_settings,
         )
     except PgcloneError as error:
         yield problem("settings", error)

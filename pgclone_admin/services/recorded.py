@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import getpass
+from collections.abc import Sequence
 from typing import Any
 
 from ..core.copy import CopyResult
@@ -83,7 +84,13 @@ def swap(options: Options, given: Arguments, variant: Variant, reporter: Reporte
 
 
 def copy(
-    options: Options, given: Arguments, target: str, reporter: Reporter, *, end_sessions: bool
+    options: Options,
+    given: Arguments,
+    target: str,
+    reporter: Reporter,
+    *,
+    end_sessions: bool,
+    lose_settings: Sequence[str] | None,
 ) -> CopyResult:
     """As :func:`~pgclone_admin.services.copies.copy_live`."""
 
@@ -97,7 +104,9 @@ def copy(
 
     return recorded(
         make,
-        lambda both: copies.copy_live(options, target, both, end_sessions=end_sessions),
+        lambda both: copies.copy_live(
+            options, target, both, end_sessions=end_sessions, lose_settings=lose_settings
+        ),
         found_out,
         reporter,
     )

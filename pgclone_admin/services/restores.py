@@ -51,6 +51,8 @@ class Variant:
     """Drop the result instead of swapping it in."""
     trust_foreign: bool = False
     ignore_standbys: bool = False
+    lose_settings: Sequence[str] | None = None
+    """Names of settings and grants that may be lost; ``None`` for those of the settings."""
     accounts: Sequence[str] = ()
     """Usernames whose accounts are carried from the live database into the restored one."""
     live_oid: int | None = None
@@ -164,6 +166,7 @@ def plan_restore(options: Options, *, variant: Variant = DEFAULT) -> Plan:
         keeping=request.keeping,
         standbys=len(request.standbys),
         ignore_standbys=request.ignore_standbys,
+        lose_settings=request.lose_settings,
         hold=request.hold,
         replaces_beside=request.replaces_beside,
     )
@@ -237,6 +240,9 @@ def _request(options: Options, variant: Variant) -> RestoreRequest:
         keeping=keeping(options.database),
         standbys=_standbys(options.database),
         ignore_standbys=variant.ignore_standbys or settings.ignore_standbys,
+        lose_settings=settings.lose_settings
+        if variant.lose_settings is None
+        else variant.lose_settings,
         swap_patience=settings.swap_timeout,
         protected=protected_names() - {live},
         trust_foreign=variant.trust_foreign,

@@ -99,6 +99,7 @@ def copy(
     user: str = "app",
     reporter: SilentReporter | None = None,
     end_sessions: bool = False,
+    lose_settings: Sequence[str] = (),
     program_directories: Sequence[str] | None = None,
 ) -> CopyResult:
     """Copies the site to the local key ``target``."""
@@ -110,6 +111,7 @@ def copy(
             mark(LocalKey.parse(target).name, of=site.name, kind="copy"),
             reporter or SilentReporter(),
             end_sessions=end_sessions,
+            lose_settings=lose_settings,
             program_directories=directories,
         )
 

@@ -276,6 +276,12 @@ def test_a_setting_that_cannot_be_carried_is_a_problem(site: Site) -> None:
         found = the_problem(examine(site))
     assert found.about == "proof"
     assert "cannot be carried over" in found.found
+    with nothing_changes(site):
+        findings = examine(site, lose_settings=["log_min_duration_statement"])
+    accepted, proof = [finding for finding in findings if finding.about == "proof"]
+    assert (accepted.level, proof.level) == (Level.WARNING, Level.OK)
+    assert accepted.found.startswith("log_min_duration_statement of the database")
+    assert "takes all other settings" in proof.found
 
 
 def test_a_pg_hba_that_knows_only_the_live_database_is_a_problem(own_pg, make_site) -> None:

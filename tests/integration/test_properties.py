@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from pgclone_admin.core.errors import PermissionMissing
 from pgclone_admin.core.names import derived_name
+from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.core.properties import Properties, carry, split_list_setting
 
 from .operations import connected, copy, restore, take, unchanged
@@ -183,6 +186,139 @@ def test_a_setting_beyond_the_role_is_refused_before_anything_is_loaded(
     assert raised.value.code == "permission_missing"
     assert f'of the database "{site.name}" cannot be carried over' in raised.value.message
     assert "PGCLONE_CONNECTIONS" in raised.value.hint
+
+
+BEYOND = [
+    "ALTER DATABASE {db} SET log_statement = 'all'",
+    "ALTER DATABASE {db} SET log_duration = on",
+    "ALTER ROLE reader IN DATABASE {db} SET work_mem = '8MB'",
+]
+NAMES = ["log_duration", "log_statement", "reader:work_mem"]
+
+
+def lost_in(reporter, database):
+    """Names of what the warnings say was lost of the database."""
+    told = f' of the database "{database}" is not carried over: permission denied'
+    return sorted(text.partition(told)[0] for text in reporter.warnings if told in text)
+
+
+def without_what_is_lost(site):
+    properties = site.database_properties()
+    settings = {
+        whose: [each for each in listed if not each.startswith("log_")]
+        for whose, listed in properties["settings"].items()
+        if whose != "reader"
+    }
+    return {**properties, "settings": {whose: each for whose, each in settings.items() if each}}
+
+
+def test_everything_that_cannot_be_carried_is_named_at_once(make_site, storage_root):
+    site = make_site()
+    key = take(site, storage_root)
+    alter(site, *BEYOND)
+    with unchanged(site), pytest.raises(PermissionMissing) as raised:
+        restore(site, key, storage_root, hooks=fail, lose_settings=["log_statement", "work_mem"])
+    assert "log_duration (permission denied" in raised.value.message
+    assert "reader:work_mem (permission denied" in raised.value.message
+    assert "log_statement" not in raised.value.message
+    assert "--lose-settings log_duration reader:work_mem or" in raised.value.hint
+    assert "PGCLONE_LOSE_SETTINGS" in raised.value.hint
+
+
+def test_what_may_be_lost_is_lost_and_told_and_the_rest_is_carried(any_pg, make_site, storage_root):
+    site = make_site(any_pg)
+    key = take(site, storage_root)
+    alter(site, *BEYOND)
+    kept = without_what_is_lost(site)
+    reporter = SilentReporter()
+    # What can be carried is, whoever would do without it.
+    lose = [*NAMES, "search_path"]
+    result = restore(
+        site, key, storage_root, reversible=True, reporter=reporter, lose_settings=lose
+    )
+    assert site.database_properties() == kept
+    assert "search_path" in str(kept["settings"])
+    assert sorted(each.name for each in result.swap.lost_settings) == NAMES
+    assert lost_in(reporter, site.name) == NAMES
+    for copy_of_it in ("pre", "post"):
+        assert site.server.oid(derived_name(site.name, copy_of_it)) is not None
+
+    pre = derived_name(site.name, "pre")
+    with unchanged(site), pytest.raises(PermissionMissing, match="log_duration"):
+        restore(site, ":pre", hooks=fail)
+    restore(site, ":pre", reporter=reporter, lose_settings=NAMES)
+    assert lost_in(reporter, pre) == NAMES
+    assert site.database_properties() == kept
+
+
+def test_what_was_set_while_the_restore_ran_is_not_lost_unasked(make_site, storage_root):
+    site = make_site()
+    key = take(site, storage_root)
+    alter(site, BEYOND[0])
+    oid = site.oid
+    with pytest.raises(PermissionMissing, match="log_duration"):
+        restore(
+            site,
+            key,
+            storage_root,
+            hooks=lambda _temporary: alter(site, BEYOND[1]),
+            lose_settings=["log_statement"],
+        )
+    assert site.oid == oid
+    assert len([each for each in site.server.databases() if each.startswith(site.name)]) == 1
+
+
+@pytest.mark.parametrize("piped", [True, False], ids=["piped", "by the server"])
+def test_a_copy_may_lack_what_cannot_be_carried(make_site, piped):
+    site = make_site()
+    alter(site, *BEYOND)
+    reporter = SilentReporter()
+    with contextlib.ExitStack() as stack:
+        if piped:
+            stack.enter_context(site.server.held_session(site.name))
+        with unchanged(site), pytest.raises(PermissionMissing, match="log_duration"):
+            copy(site, ":poorer")
+        copy(site, ":poorer", reporter=reporter, lose_settings=NAMES)
+    assert lost_in(reporter, site.name) == NAMES
+    assert site.database_properties("poorer")["settings"] == without_what_is_lost(site)["settings"]
+
+
+def test_the_plan_lists_what_cannot_be_carried_and_how_to_do_without(project):
+    key = project.pgclone("dump").ok().lines[0]
+    alter(project, *BEYOND)
+    databases = project.server.databases()
+
+    plan = project.pgclone("restore", key, "--plan", "--json").failed().json()
+    assert plan["lost_settings"] == NAMES
+    (obstacle,) = plan["obstacles"]
+    assert obstacle["code"] == "permission_missing"
+    assert all(name in obstacle["message"] for name in NAMES)
+    assert f"--lose-settings {' '.join(NAMES)} or PGCLONE_LOSE_SETTINGS" in obstacle["hint"]
+    text = project.pgclone("restore", key, "--plan").failed().stdout
+    assert "stopped by  settings or grants of the database" in text
+    assert "lost        log_duration\n            log_statement\n" in text
+    refused = project.pgclone("restore", key).failed()
+    assert f"--lose-settings {' '.join(NAMES)}" in refused.stderr
+    assert project.server.databases() == databases
+
+    plan = project.pgclone("restore", key, "--plan", "--json", "--lose-settings", *NAMES).ok()
+    assert plan.json()["lost_settings"] == NAMES
+    assert len([text for text in plan.json()["warnings"] if "is not carried over" in text]) == 3
+
+
+def test_settings_are_lost_by_flag_or_setting_in_a_restore_and_in_a_later_swap(project):
+    key = project.pgclone("dump").ok().lines[0]
+    alter(project, *BEYOND)
+    project.settings["PGCLONE_LOSE_SETTINGS"] = NAMES
+    project.pgclone("restore", "--hold", "--lose-settings", *NAMES, key).ok()
+    oid = project.oid
+    assert "log_duration" in project.pgclone("swap", "--lose-settings").failed().stderr
+    assert project.oid == oid
+    done = project.pgclone("swap", "--json").ok()
+    assert done.json()["lost_settings"] == NAMES
+    assert done.stderr.count("is not carried over") == 3
+    assert project.oid != oid
+    assert "log_" not in str(project.database_properties()["settings"])
 
 
 def fail(_temporary):

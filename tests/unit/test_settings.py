@@ -35,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "keep_apps": ["pgclone_admin", "django_q", "sessions"],
     "keep_failed": True,
     "lock_timeout": None,
+    "lose_settings": [],
     "post_swap_hooks": [],
     "pre_dump_hooks": [],
     "pre_swap_hooks": ["migrate"],
@@ -76,6 +77,7 @@ WRONG: dict[str, list[Any]] = {
     "keep_apps": ["sessions", [5], ["auth", "sites"], ["django.contrib.auth"], {"auth": 1}],
     "keep_failed": ["no", 0],
     "lock_timeout": ["1s", -1, 1.5, True],
+    "lose_settings": ["log_statement", [5], {"jit": 1}],
     "post_swap_hooks": [5, [5]],
     "pre_dump_hooks": [5, [5], [["migrate"]]],
     "pre_swap_hooks": [5, [None]],
@@ -125,6 +127,7 @@ RIGHT: dict[str, list[tuple[Any, Any]]] = {
     "keep_apps": [([], []), (("auth", "people"), ["auth", "people"])],
     "keep_failed": [(False, False)],
     "lock_timeout": [(0, 0), (250, 250)],
+    "lose_settings": [([], []), (("log_statement", "ada:jit"), ["log_statement", "ada:jit"])],
     "post_swap_hooks": [(["a"], ["a"]), ({"command": "a"}, [{"command": "a"}])],
     "pre_dump_hooks": [(["a", "b"], ["a", "b"]), ("a", ["a"]), ((), [])],
     "pre_swap_hooks": [

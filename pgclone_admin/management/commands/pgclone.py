@@ -23,7 +23,7 @@ from ...core.target import RestoreResult
 from ...options import Options, resolve
 from ...services import doctor, dumps, listing, lost, recorded, recovery, restores
 from ...store import DumpEntry
-from ..arguments import VERBS, add_django_options, given_arguments, take_key_from_hooks
+from ..arguments import VERBS, add_django_options, given_arguments, take_key_from_values
 from ..care_text import finding_lines, recovered_line, summary_line
 from ..console import ConsoleReporter, cancel_on_signals, human_age, human_size
 from ..plan_text import plan_lines
@@ -156,7 +156,7 @@ class Command(BaseCommand):
             self._print([manifest.key])
 
     def _restore(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
-        take_key_from_hooks(given)
+        take_key_from_values(given)
         arguments = given_arguments(given)
         options = resolve(arguments, verb="restore")
         variant = restores.Variant(
@@ -164,6 +164,7 @@ class Command(BaseCommand):
             hold=given["hold"],
             trust_foreign=given["trust"],
             ignore_standbys=given["ignore_standbys"],
+            lose_settings=given["lose_settings"],
         )
         if given["plan"]:
             self._plan(options, variant, given)
@@ -179,7 +180,9 @@ class Command(BaseCommand):
     def _swap(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
         arguments = given_arguments(given)
         options = resolve(arguments, verb="restore")
-        variant = restores.Variant(ignore_standbys=given["ignore_standbys"])
+        variant = restores.Variant(
+            ignore_standbys=given["ignore_standbys"], lose_settings=given["lose_settings"]
+        )
         restored = recorded.swap(options, arguments, variant, reporter)
         reporter.close()
         self._tell_of_swap(restored.result, reporter)
@@ -213,6 +216,7 @@ class Command(BaseCommand):
             given["dump_key"],
             reporter,
             end_sessions=given["end_sessions"],
+            lose_settings=given["lose_settings"],
         )
         reporter.close()
         how = "piped, no session was ended" if result.piped else "copied by the server"
@@ -320,6 +324,7 @@ def _result(restored: restores.Restored) -> dict[str, Any]:
         "swap_seconds": None if swap is None else swap.seconds,
         "kept_seconds": None if swap is None else swap.kept_seconds,
         "attempts": None if swap is None else swap.attempts,
+        "lost_settings": [] if swap is None else [each.name for each in swap.lost_settings],
         "left_out": result.report.left_out,
         "skipped_grants": result.report.skipped_grants,
         "unchecked_foreign_keys": result.report.unchecked_foreign_keys,

@@ -10,7 +10,7 @@ import pytest
 from django.core.management.base import CommandParser
 from django.test import override_settings
 
-from pgclone_admin.management.arguments import VERBS, given_arguments, take_key_from_hooks
+from pgclone_admin.management.arguments import VERBS, given_arguments, take_key_from_values
 from pgclone_admin.management.commands.pgclone import Command
 from pgclone_admin.options import Arguments, resolve
 
@@ -29,7 +29,7 @@ def parse(*argv: str) -> dict[str, Any]:
     """What Django hands to the command for these arguments."""
     given = vars(parser().parse_args(argv))
     if given["verb"] == "restore":
-        take_key_from_hooks(given)
+        take_key_from_values(given)
     return given
 
 
@@ -293,6 +293,17 @@ def test_a_restore_may_stop_before_the_swap_which_is_made_later() -> None:
     )
     assert parse("swap")["ignore_standbys"] is False
     assert parse("swap", "--ignore-standbys", "--json")["ignore_standbys"] is True
+
+
+def test_settings_that_may_be_lost_add_up_and_leave_the_key() -> None:
+    given = parse("restore", "--lose-settings", "log_statement", "ada:jit", FULL_KEY)
+    assert (given["lose_settings"], given["dump_key"]) == (["log_statement", "ada:jit"], FULL_KEY)
+    assert parse("restore", FULL_KEY)["lose_settings"] is None
+    assert parse("swap", "--lose-settings", "a", "--lose-settings", "b")["lose_settings"] == [
+        "a",
+        "b",
+    ]
+    assert parse("copy", ":look", "--lose-settings")["lose_settings"] == []
 
 
 def test_a_restore_may_go_beside_and_trust() -> None:
