@@ -11,6 +11,7 @@ import pytest
 from pgclone_admin.core import renaming as renaming_module
 from pgclone_admin.core import swap as swap_module
 from pgclone_admin.core.errors import Conflict, TooBusy
+from pgclone_admin.core.keeper import Keeper
 from pgclone_admin.core.names import derived_name
 from pgclone_admin.core.swap import has_swapped, put_in_place
 
@@ -214,19 +215,40 @@ def test_a_watching_connection_that_breaks_does_not_hide_that_the_swap_was_done(
     drop(site, "swap")
 
 
+@pytest.mark.parametrize(
+    ("where", "step"),
+    [
+        (swap_module, "_end_sessions_until_done"),
+        (renaming_module.Renaming, "join"),
+        (Keeper, "let_go"),
+    ],
+    ids=["when it is done", "while it is committed", "when the sessions are closed"],
+)
 def test_an_interruption_that_comes_too_late_does_not_hide_that_the_swap_was_done(
-    make_site, monkeypatch
+    make_site, monkeypatch, where, step
 ):
     site = make_site()
     made = temporary(site)
-    watch = swap_module._end_sessions_until_done
+    do, approve = getattr(where, step), renaming_module.Renaming.approve
+    approved, interruptions = [], []
 
-    def watch_and_be_interrupted(*arguments):
-        watch(*arguments)
-        raise KeyboardInterrupt
+    def approve_and_remember(attempt):
+        approve(attempt)
+        approved.append(attempt)
 
-    monkeypatch.setattr(swap_module, "_end_sessions_until_done", watch_and_be_interrupted)
+    def do_and_be_interrupted(*arguments):
+        is_waiting = step == "join"
+        result = None if is_waiting else do(*arguments)
+        is_time = approved and (is_waiting or not approved[0].is_alive())
+        if is_time and len(interruptions) < 2:
+            interruptions.append(step)
+            raise KeyboardInterrupt
+        return do(*arguments) if is_waiting else result
+
+    monkeypatch.setattr(renaming_module.Renaming, "approve", approve_and_remember)
+    monkeypatch.setattr(where, step, do_and_be_interrupted)
     swapped(site, made)
+    assert interruptions
     assert site.oid == made.oid
     drop(site, "swap")
 
