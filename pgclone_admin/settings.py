@@ -182,6 +182,15 @@ class Settings:
         return int(value)
 
     @property
+    def stall_timeout(self) -> float | None:
+        """PGCLONE_STALL_TIMEOUT: seconds in which pg_dump has to send something, and a storage to
+        take or give something, 1800 by default; 0 waits without end."""
+        value = _get("STALL_TIMEOUT", 1800, int, float)
+        if isinstance(value, bool) or value < 0:
+            raise ConfigurationError("PGCLONE_STALL_TIMEOUT has to be a number of seconds")
+        return float(value) or None
+
+    @property
     def ignore_standbys(self) -> bool:
         """PGCLONE_IGNORE_STANDBYS: whether sessions on standbys that are not in DATABASES may go on
         reading a database that was replaced, ``False`` by default."""

@@ -18,6 +18,7 @@ from .core.errors import (
 )
 from .core.manifest import Manifest
 from .core.names import DumpKey, check_relative_path
+from .core.stall import Attendant, AttendedContent, AttendedReader
 from .core.streams import Readable
 from .settings import settings
 from .storage import Backend, Leftover, Note, Stored, open_backend, say_nothing
@@ -48,19 +49,22 @@ class DumpEntry:
 class DumpStore:
     """The dumps of one storage location. It is a source and a sink for the operations.
 
-    ``note`` is told when the storage needs room on the disk of this machine.
+    ``note`` is told when the storage needs room on the disk of this machine. A storage that hangs
+    is waited for no longer than PGCLONE_STALL_TIMEOUT says. All that it is asked, it is asked in
+    one thread, as many storages have a connection for each.
     """
 
     def __init__(self, location: str, note: Note = say_nothing) -> None:
         self.location = location
-        self._backend: Backend = open_backend(location, note)
+        self._attendant = Attendant(settings.stall_timeout)
+        self._backend: Backend = open_backend(location, note, self._attendant.move)
 
     def entries(self, prefix: str = "") -> list[DumpEntry]:
         """Every dump whose key begins with ``prefix``, newest first, by time.
 
         With PGCLONE_VALIDATE_DUMP_KEYS off, every file but the manifests counts as a dump.
         """
-        files = {stored.name: stored for stored in self._backend.list(prefix)}
+        files = {stored.name: stored for stored in self._list(prefix)}
         entries = []
         for name, stored in files.items():
             if name.startswith(PROBE_PREFIX):
@@ -81,13 +85,13 @@ class DumpStore:
         if not key.is_standard:
             # It can be the name of a directory, which some storages say they have.
             return next((e.key for e in self.entries(key.text) if e.key == key), None)
-        return None if self._backend.size(key.text) is None else key
+        return None if self._size(key.text) is None else key
 
     # -- a source of dumps
 
     def size(self, key: DumpKey) -> int:
         """Bytes that are stored under the key; :class:`DumpNotFound` when there are none."""
-        size = self._backend.size(_checked(key.text))
+        size = self._size(_checked(key.text))
         if size is None:
             raise DumpNotFound(
                 f'there is no dump "{key}" in {self.location}',
@@ -98,7 +102,7 @@ class DumpStore:
     def manifest(self, key: DumpKey) -> Manifest | None:
         """The manifest, or ``None`` for a foreign dump; :class:`IntegrityError` for a bad one."""
         _checked(key.text)
-        size = self._backend.size(key.manifest_name)
+        size = self._size(key.manifest_name)
         if size is None:
             return None
         if size > LARGEST_MANIFEST:
@@ -112,50 +116,53 @@ class DumpStore:
         return manifest
 
     def open(self, key: DumpKey) -> Readable:
-        return self._backend.open(_checked(key.text))
+        return self._open(_checked(key.text))
 
     def link(self, key: DumpKey, *, seconds: int, file_name: str) -> str | None:
         """An address that gives a browser the stored bytes for so long; ``None`` where the storage
         has none. Whoever knows it needs no permission."""
-        return self._backend.link(_checked(key.text), seconds=seconds, file_name=file_name)
+        name = _checked(key.text)
+        return self._attendant.call(
+            lambda: self._backend.link(name, seconds=seconds, file_name=file_name)
+        )
 
     # -- a sink for dumps
 
     def save(self, key: DumpKey, content: Content, *, source_size: int) -> None:
         _checked(key.text)
-        if self._backend.size(key.manifest_name) is not None:
+        if self._size(key.manifest_name) is not None:
             raise Conflict(
                 f'"{key.manifest_name}" exists already',
                 hint="Nothing was overwritten. Delete it if its dump is gone.",
             )
-        self._backend.save(_checked(key.text), content, expected_size=source_size)
+        self._save(_checked(key.text), content, source_size)
 
     def save_manifest(self, manifest: Manifest) -> None:
         name = DumpKey.parse(manifest.key).manifest_name
         data = manifest.to_json()
-        self._backend.save(name, _Bytes(data), expected_size=len(data))
+        self._save(name, _Bytes(data), len(data))
 
     def delete(self, key: DumpKey) -> None:
         """Removes the manifest and then the dump; neither need be there."""
         _checked(key.text)
         for name in (key.manifest_name, key.text):
-            self._backend.delete(name)
+            self._delete(name)
 
     # -- care
 
     def leftovers(self, older_than: datetime) -> Iterator[Leftover]:
         """What processes that died have left here before that moment, and nothing lists."""
-        yield from self._backend.leftovers(older_than)
-        for stored in self._backend.list(PROBE_PREFIX):
+        yield from self._attendant.call(lambda: list(self._backend.leftovers(older_than)))
+        for stored in self._list(PROBE_PREFIX):
             if stored.modified is not None and stored.modified < older_than:
                 yield Leftover(stored.name, stored.modified, kind="probe")
 
     def discard(self, leftover: Leftover) -> None:
         """Removes what :meth:`leftovers` has found."""
         if leftover.kind == "probe":
-            self._backend.delete(leftover.name)
+            self._delete(leftover.name)
         else:
-            self._backend.discard(leftover)
+            self._attendant.call(lambda: self._backend.discard(leftover))
 
     def prove(self) -> None:
         """Stores a few bytes, lists them, reads them back and deletes them.
@@ -166,21 +173,47 @@ class DumpStore:
         name = PROBE_PREFIX + secrets.token_hex(8)
         data = secrets.token_bytes(1000)
         try:
-            self._backend.save(name, _Bytes(data), expected_size=len(data))
-            if name not in {stored.name for stored in self._backend.list(name)}:
+            self._save(name, _Bytes(data), len(data))
+            if name not in {stored.name for stored in self._list(name)}:
                 raise StorageError("what was just stored is not listed")
             if self._read(name) != data:
                 raise StorageError("what was just stored is read back as something else")
         except BaseException as error:
             try:
-                self._backend.delete(name)
+                self._delete(name)
             except PgcloneError as failed:
                 error.add_note(f'"{name}" could not be deleted: {failed}')
             raise
-        self._backend.delete(name)
+        self._delete(name)
+
+    # -- each in the thread of the storage
+
+    def _list(self, prefix: str) -> list[Stored]:
+        return self._attendant.call(lambda: list(self._backend.list(prefix)))
+
+    def _size(self, name: str) -> int | None:
+        return self._attendant.call(lambda: self._backend.size(name))
+
+    def _delete(self, name: str) -> None:
+        self._attendant.call(lambda: self._backend.delete(name))
+
+    def _save(self, name: str, content: Content, expected_size: int) -> None:
+        attended = AttendedContent(content, self._attendant)
+        self._attendant.call(
+            lambda: self._backend.save(name, attended, expected_size=expected_size),
+            give_up=attended.abandon,
+            undo=lambda: self._backend.delete(name),
+        )
+
+    def _open(self, name: str) -> Readable:
+        return AttendedReader(
+            self._attendant,
+            lambda: self._backend.open(name),
+            fetches=self._attendant.call(lambda: self._backend.fetches(name)),
+        )
 
     def _read(self, name: str) -> bytes:
-        stream = self._backend.open(name)
+        stream = self._open(name)
         try:
             return b"".join(iter(lambda: stream.read(64 * 1024), b""))
         finally:

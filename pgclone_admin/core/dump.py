@@ -92,6 +92,8 @@ class DumpRequest:
     lock_wait_timeout: int = LOCK_WAIT_TIMEOUT
     statement_timeout: int | None = None
     """Milliseconds, for statements on the maintenance connection."""
+    stall_timeout: float | None = None
+    """Seconds that pg_dump may send nothing, without its waiting for locks."""
 
 
 @dataclass
@@ -153,7 +155,13 @@ def take_dump(
             secrets=(database.password,) if database.password else (),
         )
         with Child(command, stdout=subprocess.PIPE) as child:
-            content = DumpReader(child, request.codec, reporter)
+            content = DumpReader(
+                child,
+                request.codec,
+                reporter,
+                stall_timeout=request.stall_timeout,
+                lock_wait=request.lock_wait_timeout / 1000,
+            )
             # A dump that fails at once, for want of a right or a password, is not to touch the
             # storage at all.
             content.start()

@@ -36,6 +36,7 @@
     ├── NotAnonymized             a configuration requires it
     ├── Cancelled
     ├── TimedOut
+    │   └── Stalled               nothing has moved for too long
     └── Interrupted               the process was told to end
 
 The docstring of a class is its default message. ``code`` is stable and meant for programs,
@@ -261,6 +262,12 @@ class TimedOut(PgcloneError):
     """the operation took too long"""
 
     code = "timed_out"
+
+
+class Stalled(TimedOut):
+    """nothing has moved for too long"""
+
+    code = "stalled"
 
 
 class Interrupted(PgcloneError):

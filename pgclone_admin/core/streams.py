@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol, cast
 
 import zstandard
 
-from .errors import Cancelled, IntegrityError, UnknownFormat
+from .errors import Cancelled, IntegrityError, Stalled, UnknownFormat
 from .process import Child
 from .programs import Codec
 from .progress import Reporter
@@ -52,11 +52,24 @@ class DumpReader:
     ``read(n)`` returns exactly ``n`` bytes until the end; with fewer, uploaders take the file for a
     small one and keep all of it in memory. The end comes only after pg_dump has exited with 0: a
     failed dump raises instead, so that no storage can publish it.
+
+    ``stall_timeout`` is how many seconds pg_dump may send nothing; before its first byte it may
+    wait for ``lock_wait`` more.
     """
 
-    def __init__(self, child: Child, codec: Codec, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        child: Child,
+        codec: Codec,
+        reporter: Reporter,
+        *,
+        stall_timeout: float | None = None,
+        lock_wait: float = 0.0,
+    ) -> None:
         self._child = child
         self._reporter = reporter
+        self._stall_timeout = stall_timeout
+        self._lock_wait = lock_wait
         is_zstd = codec.name == "zstd"
         self._blocks = self._zstd_blocks(codec.level) if is_zstd else self._raw_blocks()
         self._rest = b""
@@ -82,6 +95,7 @@ class DumpReader:
 
     def read(self, size: int = -1, /) -> bytes:
         self._reporter.check()
+        self._check_wanted()
         # Parts of an upload are large; what is gathered here is handed over without a copy.
         gathered = io.BytesIO()
         while size < 0 or gathered.tell() < size:
@@ -121,13 +135,25 @@ class DumpReader:
         output = self._child.stdout
         waiting = select.poll()
         waiting.register(output, select.POLLIN | select.POLLHUP)
+        quiet = 0.0 if self.source_size else -self._lock_wait
         while True:
             is_ready = waiting.poll(PATIENCE)
-            if self._abandoned.is_set():
-                raise Cancelled("the storage does not take the dump any more")
+            self._check_wanted()
             if is_ready:
                 return output.read(BLOCK)
             self._reporter.check()
+            # Counted in looks: a process that was stopped meanwhile is not to blame pg_dump.
+            quiet += PATIENCE / 1000
+            if self._stall_timeout is not None and quiet >= self._stall_timeout:
+                raise Stalled(
+                    f"pg_dump has sent nothing for {self._stall_timeout:g} seconds",
+                    hint="Nothing was stored. What it waits for is in pg_stat_activity on the "
+                    "server. Where that is only slow, raise PGCLONE_STALL_TIMEOUT.",
+                )
+
+    def _check_wanted(self) -> None:
+        if self._abandoned.is_set():
+            raise Cancelled("the storage does not take the dump any more")
 
     def _zstd_blocks(self, level: int | None) -> Iterator[bytes]:
         compressor = zstandard.ZstdCompressor(

@@ -67,6 +67,7 @@ def create_dump(options: Options, reporter: Reporter, *, taken_by: str | None = 
         program_directories=settings.bin_dirs,
         lock_wait_timeout=settings.lock_timeout or LOCK_WAIT_TIMEOUT,
         statement_timeout=settings.statement_timeout,
+        stall_timeout=settings.stall_timeout,
     )
 
     def pre_dump_hooks() -> Sequence[str]:

@@ -14,7 +14,7 @@ from django.core.files.storage import FileSystemStorage, InvalidStorageError, St
 
 from ..core.errors import ConfigurationError
 from ..settings import base_dir
-from .base import Backend, Leftover, Note, Stored, say_nothing
+from .base import Backend, Leftover, Moved, Note, Stored, say_nothing
 from .files import FileBackend
 from .generic import GenericBackend
 
@@ -27,10 +27,11 @@ SFTP_MODULE = "storages.backends.sftpstorage"
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):")
 
 
-def open_backend(location: str, note: Note = say_nothing) -> Backend:
+def open_backend(location: str, note: Note = say_nothing, moved: Moved = lambda: None) -> Backend:
     """The backend behind a storage location; :class:`ConfigurationError` for an unknown kind.
 
-    ``note`` is told when a dump has to pass through the disk of this machine.
+    ``note`` is told when a dump has to pass through the disk of this machine, and ``moved`` while
+    it is sent from there.
     """
     if location.startswith("s3://"):
         # boto3 takes longer to import than everything else together.
@@ -38,7 +39,7 @@ def open_backend(location: str, note: Note = say_nothing) -> Backend:
 
         return S3Backend.of_location(location)
     if location.startswith("storages:"):
-        return _of_alias(location, note)
+        return _of_alias(location, note, moved)
     if not location or "\0" in location:
         raise ConfigurationError("a storage location cannot be empty")
     if (match := _SCHEME.match(location)) is not None:
@@ -49,7 +50,7 @@ def open_backend(location: str, note: Note = say_nothing) -> Backend:
     return FileBackend.of_directory(base_dir() / location)
 
 
-def _of_alias(location: str, note: Note) -> Backend:
+def _of_alias(location: str, note: Note, moved: Moved) -> Backend:
     alias, _slash, rest = location.removeprefix("storages:").partition("/")
     prefix = "".join(f"{part}/" for part in rest.split("/") if part)
     try:
@@ -77,7 +78,7 @@ def _of_alias(location: str, note: Note) -> Backend:
             # The one of the alias is shared by all threads, which its connection cannot be.
             params: Any = storages.backends[alias]
             return SftpBackend(lambda: storages.create_storage(params), prefix)
-    return GenericBackend(storage, prefix, note)
+    return GenericBackend(storage, prefix, note, moved)
 
 
 def _saves_as(storage: Storage, parent: type) -> bool:

@@ -23,6 +23,10 @@ Note = Callable[[str], None]
 """Takes a sentence for the log of whoever uses the storage."""
 
 
+Moved = Callable[[], None]
+"""Told, from whatever thread, that a storage goes on where nobody can see it."""
+
+
 def say_nothing(_message: str) -> None:
     """For who does not listen."""
 
@@ -115,6 +119,10 @@ class Backend(ABC):
     @abstractmethod
     def list(self, prefix: str) -> Iterator[Stored]:
         """Every file whose name begins with ``prefix``, in no order."""
+
+    def fetches(self, name: str) -> int:
+        """Bytes that are fetched, out of sight, before the first of them is given."""
+        return 0
 
     def link(self, name: str, *, seconds: int, file_name: str) -> str | None:
         """An address under which a browser gets the stored bytes for so long, as a file of that

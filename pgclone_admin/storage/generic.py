@@ -20,6 +20,7 @@ from .base import (
     PARTIAL,
     Backend,
     Leftover,
+    Moved,
     Note,
     Stored,
     final_name,
@@ -73,6 +74,18 @@ class StreamedFile(File):  # type: ignore[type-arg]
         return None
 
 
+class _Spool(tempfile.SpooledTemporaryFile):  # type: ignore[type-arg]
+    """A dump on the disk of this machine, which tells when it is read on."""
+
+    def __init__(self, moved: Moved) -> None:
+        super().__init__(max_size=IN_MEMORY, prefix="pgclone-")
+        self._moved = moved
+
+    def read(self, *arguments: Any) -> bytes:
+        self._moved()
+        return cast(bytes, super().read(*arguments))
+
+
 class GenericBackend(Backend):
     """Whatever implements Django's ``Storage``.
 
@@ -81,7 +94,13 @@ class GenericBackend(Backend):
     nothing lists. When the process dies, both stay.
     """
 
-    def __init__(self, storage: Storage, prefix: str = "", note: Note = say_nothing) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        prefix: str = "",
+        note: Note = say_nothing,
+        moved: Moved = lambda: None,
+    ) -> None:
         # Their spooled files take 0 for no limit, and would hold a whole dump in memory.
         if getattr(storage, "max_memory_size", None) == 0:
             storage = copy.copy(storage)
@@ -89,6 +108,7 @@ class GenericBackend(Backend):
         self._storage = storage
         self._prefix = prefix
         self._note = note
+        self._moved = moved
         self._name = type(storage).__name__
         self._bases = [f"{base.__module__}.{base.__qualname__}" for base in type(storage).__mro__]
 
@@ -120,7 +140,7 @@ class GenericBackend(Backend):
     def _save(self, name: str, content: Content, expected_size: int) -> str:
         if self._streams():
             return self._storage.save(name, StreamedFile(content, name))
-        with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY, prefix="pgclone-") as spool:
+        with _Spool(self._moved) as spool:
             self._spool(content, spool, expected_size)
             spool.seek(0)
             return self._storage.save(name, File(spool, name=name))
@@ -159,10 +179,18 @@ class GenericBackend(Backend):
             self._tell_of_fetching(self._prefix + name)
             return _StorageReader(self._storage.open(self._prefix + name, "rb"), name)
 
-    def _tell_of_fetching(self, full_name: str) -> None:
-        where = next(
+    def fetches(self, name: str) -> int:
+        with storage_errors(f'"{name}" cannot be read'):
+            return int(self._storage.size(self._prefix + name)) if self._fetches_into() else 0
+
+    def _fetches_into(self) -> str:
+        """Where it puts a whole file first; empty when it reads as it goes."""
+        return next(
             (FETCHING_CLASSES[base] for base in self._bases if base in FETCHING_CLASSES), ""
         )
+
+    def _tell_of_fetching(self, full_name: str) -> None:
+        where = self._fetches_into()
         if where and (size := int(self._storage.size(full_name))) > IN_MEMORY:
             self._note(
                 f"{self._name} gives whole files only, so all of the dump is fetched first, into "

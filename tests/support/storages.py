@@ -45,6 +45,9 @@ class Box:
     read_fails_at: int | None = None
     """Reading raises ``error`` when this many bytes were given."""
 
+    read_stalls_at: int | None = None
+    """Reading stops after this many bytes until ``go_on`` is set."""
+
     fails: set[str] = field(default_factory=set)
     """Methods that raise ``error``: "exists", "size", "delete", "listdir", "open", "save"."""
 
@@ -133,6 +136,10 @@ class _Reader(io.RawIOBase):
             if self._position >= limit:
                 raise self._box.error
             count = min(count, limit - self._position)
+        stall = self._box.read_stalls_at
+        if stall is not None and self._position >= stall:
+            self._box.stalled.set()
+            self._box.go_on.wait()
         buffer[:count] = self._content[self._position : self._position + count]
         self._position += count
         return count

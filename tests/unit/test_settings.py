@@ -47,6 +47,7 @@ DEFAULTS: dict[str, Any] = {
     "s3_endpoint_url": None,
     "statement_timeout": None,
     "storage_location": ".pgclone/",
+    "stall_timeout": 1800.0,
     "swap_timeout": 60,
     "temporary_days": 7,
     "tolerated_errors": frozenset(),
@@ -89,6 +90,7 @@ WRONG: dict[str, list[Any]] = {
     "s3_endpoint_url": [5],
     "statement_timeout": ["1s", -1, True],
     "storage_location": [5, ["a"]],
+    "stall_timeout": ["60", -1, True],
     "swap_timeout": ["60", -1, True, 1.5],
     "temporary_days": ["7", -1, True, 1.5, 36_501],
     "tolerated_errors": [
@@ -143,6 +145,7 @@ RIGHT: dict[str, list[tuple[Any, Any]]] = {
     "s3_endpoint_url": [("http://127.0.0.1:9", "http://127.0.0.1:9")],
     "statement_timeout": [(1000, 1000)],
     "storage_location": [("s3://b/p", "s3://b/p"), (Path("/srv"), "/srv")],
+    "stall_timeout": [(1, 1.0), (0.5, 0.5), (0, None)],
     "swap_timeout": [(0, 0), (600, 600)],
     "temporary_days": [(0, 0), (30, 30)],
     "tolerated_errors": [
