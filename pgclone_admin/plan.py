@@ -27,6 +27,7 @@ from .core.programs import choose_program, open_flaws, version_without_flaws
 from .core.progress import SilentReporter
 from .core.restore import local_source
 from .core.server import Server
+from .core.space import Space, check_limit, spaces
 from .core.streams import ArchiveReader, StoredReader
 from .hooks import AnyHook, Stage
 from .hooks.command import CommandHook
@@ -56,17 +57,6 @@ class PlannedHook:
     """A command line, a file, or the beginning of the code."""
     stage: str
     """``pre_swap`` on the restored database, ``post_swap`` on the live one after the swap."""
-
-
-@dataclass
-class Space:
-    """A database on the disk of the server at the moment when there are most of them."""
-
-    name: str
-    """``live``, ``temporary``, or the key of a local copy."""
-    size: int
-    is_new: bool
-    """Whether the restore makes it; else it is there now."""
 
 
 @dataclass
@@ -154,6 +144,8 @@ class Question:
     lose_settings: Collection[str] = ()
     hold: bool = False
     replaces_beside: bool = True
+    most_bytes: int | None = None
+    """What the database and its copies may take on the disk of the server."""
 
 
 def make_plan(
@@ -229,7 +221,7 @@ def make_plan(
             plan.taken_from = "a database of the same server"
         else:
             _examine_dump(plan, question, key, store, server, owner=model.owner)
-        _add_up(plan, key, server, names)
+        _add_up(plan, question, key, server, names)
     except PgcloneError as error:
         plan.add(error)
     return plan
@@ -261,22 +253,25 @@ def _look_at_kept_tables(plan: Plan, question: Question, server: Server, live: D
         plan.add(error)
 
 
-def _add_up(plan: Plan, key: DumpKey | LocalKey, server: Server, names: RestoreNames) -> None:
-    """What is replaced is dropped only after the swap, so for a while there is all of it."""
+def _add_up(
+    plan: Plan,
+    question: Question,
+    key: DumpKey | LocalKey,
+    server: Server,
+    names: RestoreNames,
+) -> None:
     if plan.restored_size is None:
+        if question.most_bytes is not None:
+            plan.warnings.append(
+                "how large the dump is when it is restored is not known, so PGCLONE_MAX_DISK_BYTES "
+                "cannot be looked at"
+            )
         return
-    there = {"live": names.live, ":pre": names.pre, ":post": names.post, ":undo": names.undo}
-    there[":held"] = names.held
-    if names.beside:
-        there[plan.database] = names.beside
-    for label, name in there.items():
-        if server.database(name) is not None:
-            plan.space.append(Space(label, server.size(name), is_new=False))
-    plan.space.append(Space("temporary", plan.restored_size, is_new=True))
-    if isinstance(key, DumpKey) and ":post" in plan.keeps:
-        plan.space.append(Space(":post", plan.restored_size, is_new=True))
+    makes_post = isinstance(key, DumpKey) and ":post" in plan.keeps
+    plan.space = spaces(server, names, plan.restored_size, makes_post=makes_post)
     plan.needed_size = sum(space.size for space in plan.space if space.is_new)
     plan.peak_size = sum(space.size for space in plan.space)
+    check_limit(plan.space, question.most_bytes)
 
 
 def _examine_dump(

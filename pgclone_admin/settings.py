@@ -240,6 +240,17 @@ class Settings:
         return int(value)
 
     @property
+    def max_disk_bytes(self) -> int | None:
+        """PGCLONE_MAX_DISK_BYTES: what a database and its copies may take on the disk of the server
+        while a restore is made; without a limit by default."""
+        value = _get("MAX_DISK_BYTES", None, int)
+        if value is None:
+            return None
+        if isinstance(value, bool) or value < 1:
+            raise ConfigurationError("PGCLONE_MAX_DISK_BYTES has to be a number of bytes from 1")
+        return int(value)
+
+    @property
     def s3_config(self) -> Mapping[str, Any]:
         """PGCLONE_S3_CONFIG: credentials and region for ``s3://`` locations, under their AWS_*
         names; options of django-storages' ``S3Storage`` are taken too."""

@@ -9,7 +9,8 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from ..plan import Plan, PlannedHook, Space
+from ..core.space import Space
+from ..plan import Plan, PlannedHook
 from ..services.accounts import Outlook, Stay
 from . import formats
 

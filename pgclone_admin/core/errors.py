@@ -32,6 +32,7 @@
     ├── IntegrityError            the bytes are not the bytes that were dumped
     │   └── UnknownFormat
     ├── RestoreFailed
+    ├── NoRoom                    the disk of the server, or what may be used of it
     ├── HookFailed
     ├── NotAnonymized             a configuration requires it
     ├── Cancelled
@@ -235,6 +236,12 @@ class RestoreFailed(PgcloneError):
     """the archive could not be restored"""
 
     code = "restore_failed"
+
+
+class NoRoom(PgcloneError):
+    """there is no room on the disk of the server"""
+
+    code = "no_room"
 
 
 class HookFailed(PgcloneError):

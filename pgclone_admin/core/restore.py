@@ -10,17 +10,26 @@ from typing import Protocol
 from .archive import OpenedArchive
 from .connection import ConnectionParams
 from .copy import copy_database
-from .errors import Conflict, InvalidName, ProcessFailed, RestoreFailed, UnknownDatabase
+from .errors import (
+    Conflict,
+    InvalidName,
+    NoRoom,
+    PgcloneError,
+    ProcessFailed,
+    RestoreFailed,
+    UnknownDatabase,
+)
 from .judge import LoadReport
 from .load import load_archive
 from .manifest import Manifest
 from .marks import Database, Mark
 from .names import UNFINISHED_ROLES, DumpKey, LocalKey, TableName, role_of
-from .preflight import DumpChecks, check_extensions, run_checks
+from .preflight import DumpChecks, RestoreNames, check_extensions, run_checks
 from .programs import choose_program
 from .progress import Reporter
 from .properties import carry
 from .server import Server, remove_session_limits
+from .space import check_limit, spaces
 from .streams import ArchiveReader, Readable, StoredReader
 from .swap import put_in_place
 from .target import RestoreRequest, RestoreResult, Target, dropped_on_error
@@ -60,6 +69,8 @@ def restore_dump(
     def build(server: Server, model: Database, mark: Mark) -> tuple[Database, LoadReport]:
         size, manifest = source.size(key), source.manifest(key)
         run_checks(DumpChecks(server, key, size, manifest, request.trust_foreign).all(), reporter)
+        if manifest is not None and manifest.source_size is not None:
+            _check_room(request, server, manifest.source_size, makes_post=True)
         with ExitStack() as stack:
             reporter.phase("restoring", total=size)
             stored = StoredReader(source.open(key), reporter)
@@ -101,7 +112,8 @@ def restore_dump(
                         tolerated=request.tolerated,
                         extension_creator=server.extension_creator(temporary),
                     )
-                except (RestoreFailed, ProcessFailed):
+                except (RestoreFailed, ProcessFailed) as error:
+                    _look_for_full_disk(error)
                     # A damaged archive is the cause, what pg_restore says of it the consequence.
                     _check_digest(stored, manifest)
                     raise
@@ -128,9 +140,11 @@ def restore_local(
 
     def build(server: Server, _model: Database, mark: Mark) -> tuple[Database, LoadReport]:
         reporter.phase("copying")
+        local = server.existing(name)
+        _check_room(request, server, server.size(local.name), makes_post=False)
         copied = copy_database(
             server,
-            server.existing(name),
+            local,
             mark,
             reporter,
             lose_settings=request.lose_settings,
@@ -235,6 +249,33 @@ def _check_digest(stored: StoredReader, manifest: Manifest | None) -> None:
     stored.drain()
     if manifest is not None:
         stored.check(size=manifest.size, sha256=manifest.sha256)
+
+
+def _check_room(
+    request: RestoreRequest, server: Server, restored_size: int, *, makes_post: bool
+) -> None:
+    replaces = request.beside is None and not request.hold and not request.drill
+    replaces = replaces and server.database(request.live) is not None
+    there = spaces(
+        server,
+        RestoreNames(request.live, request.beside),
+        restored_size,
+        makes_post=makes_post and request.reversible and replaces,
+    )
+    check_limit(there, request.most_bytes)
+
+
+NO_SPACE = ("No space left on device", "Disk quota exceeded")
+"""As the server says it of its disk: pg_restore tells no SQLSTATE."""
+
+
+def _look_for_full_disk(error: PgcloneError) -> None:
+    if any(words in str(error) for words in NO_SPACE):
+        raise NoRoom(
+            f"the disk of the server is full: {error}",
+            hint="The live database was not touched, and what was made is dropped again. Make room "
+            "on the server, then try again.",
+        ) from error
 
 
 def _analyze(target: ConnectionParams, done: Sequence[TableName]) -> None:

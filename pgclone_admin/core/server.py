@@ -16,6 +16,7 @@ from .connection import Connection, ConnectionParams
 from .errors import (
     Conflict,
     DatabaseProtected,
+    NoRoom,
     PermissionMissing,
     PgcloneError,
     ServerUnavailable,
@@ -526,6 +527,8 @@ def explained(error: psycopg2.Error, what: str) -> PgcloneError:
     message = f"{what}: {reason}"
     if error.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE:
         return PermissionMissing(message)
+    if error.pgcode == errorcodes.DISK_FULL:
+        return NoRoom(message, hint="Make room on the disk of the server, then try again.")
     if error.pgcode in (errorcodes.OBJECT_IN_USE, errorcodes.LOCK_NOT_AVAILABLE):
         return TooBusy(message, hint="Nothing was changed. Try again when fewer are connected.")
     if isinstance(error, psycopg2.OperationalError):

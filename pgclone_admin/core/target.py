@@ -64,6 +64,8 @@ class RestoreRequest:
     jobs: int = 2
     """Sessions that load data and build indexes at the same time."""
     tolerated: Tolerated = frozenset()
+    most_bytes: int | None = None
+    """What the database and its copies may take on the disk of the server."""
     statement_timeout: int | None = None
     """Milliseconds, for statements on the maintenance connection."""
     lock_timeout: int | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
-from ..plan import Plan, Space
+from ..core.space import Space
+from ..plan import Plan
 from .console import human_age, human_size
 
 LABEL_WIDTH = 12

@@ -169,6 +169,7 @@ def plan_restore(options: Options, *, variant: Variant = DEFAULT) -> Plan:
         lose_settings=request.lose_settings,
         hold=request.hold,
         replaces_beside=request.replaces_beside,
+        most_bytes=request.most_bytes,
     )
     with Server.connected(request.maintenance) as server:
         plan = make_plan(
@@ -249,6 +250,7 @@ def _request(options: Options, variant: Variant) -> RestoreRequest:
         program_directories=settings.bin_dirs,
         jobs=settings.jobs,
         tolerated=settings.tolerated_errors,
+        most_bytes=settings.max_disk_bytes,
         statement_timeout=settings.statement_timeout,
         lock_timeout=settings.lock_timeout,
     )
