@@ -24,14 +24,26 @@ GROUPS = ("dump-file", "dump-s3", "restore-file", "restore-s3", "restore-last")
 
 OURS = "pgclone_admin"
 PEER = "django-pgclone"
-DBBACKUP = "django-dbbackup, gzip"
+DBBACKUP = "django-dbbackup"
 RAW_DUMP = "pg_dump -Fc"
 RAW_FLOOR = "pg_dump -Fc -Z0 > /dev/null"
 RAW_PIPE = "pg_restore from a pipe"
 RAW_JOBS = "pg_restore -j2 from a file"
 
+DUMP: Mapping[str, Sequence[str]] = {
+    OURS: ("pgclone", "dump"),
+    PEER: ("pgclone", "dump"),
+    DBBACKUP: ("dbbackup", "--noinput"),
+}
+RESTORE: Mapping[str, Sequence[str]] = {
+    OURS: ("pgclone", "restore"),
+    PEER: ("pgclone", "restore"),
+    DBBACKUP: ("dbrestore", "--noinput", "--input-filename"),
+}
+"""Commands; the key or name of the dump follows."""
+
 SOURCE = "shop"
-"""The database that is dumped."""
+"""The database that is dumped, unless another one is named."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +103,13 @@ class Bench:
     """The processes behind the server and the bucket."""
     patience: float = 0.0
     """Seconds that a case may take to find a moment without other work."""
-    expected: dataset.Facts = NOTHING
+    source: str = SOURCE
+    """The database that is dumped."""
+    facts: Callable[[BenchmarkServer, str], object] = dataset.facts
+    """Tells what is in a database."""
+    expected: object = NOTHING
     """What a restored copy has to hold."""
-    with_dbbackup: bool = False
+    with_dbbackup: bool = True
     kept: dict[tuple[str, str], str] = field(default_factory=dict)
     """(tool, place) -> dump key or path of the newest dump."""
 
@@ -113,12 +129,12 @@ class Bench:
             return
         expected = self.expected
         self.forget("file")
-        dataset.rename_events(self.server, SOURCE, dataset.LAST_NAME)
-        self.expected = dataset.facts(self.server, SOURCE)
+        dataset.rename_events(self.server, self.source, dataset.LAST_NAME)
+        self.expected = self.facts(self.server, self.source)
         try:
             yield
         finally:
-            dataset.rename_events(self.server, SOURCE, dataset.EVENTS)
+            dataset.rename_events(self.server, self.source, dataset.EVENTS)
             self.forget("file")
             self.expected = expected
 
@@ -183,9 +199,8 @@ class Bench:
                         "OPTIONS": {"location": str(folder)},
                     }
                 },
-                "DBBACKUP_CONNECTORS": {
-                    "default": {"CONNECTOR": "dbbackup.db.postgresql.PgDumpBinaryConnector"}
-                },
+                # It drops what there is first, and what there is not would be an error.
+                "DBBACKUP_CONNECTORS": {"default": {"IF_EXISTS": True}},
                 "DBBACKUP_TMP_DIR": str(self.folder),
             }
         shared: dict[str, Any] = {"PGCLONE_INSTANCE": "bench"}
@@ -213,26 +228,19 @@ class Bench:
                 Case(
                     group,
                     RAW_FLOOR,
-                    lambda: self.shell("exec pg_dump -Fc -Z0 >/dev/null", SOURCE),
+                    lambda: self.shell("exec pg_dump -Fc -Z0 >/dev/null", self.source),
                     lambda _outcome: 0,
                 ),
             ]
             if self.with_dbbackup:
-                cases.append(
-                    Case(
-                        group,
-                        DBBACKUP,
-                        lambda: self.manage(DBBACKUP, place, SOURCE, "dbbackup", "-z", "--noinput"),
-                        lambda _outcome: self._keep(DBBACKUP, place),
-                    )
-                )
+                cases.insert(1, self._tool_dump(DBBACKUP, place))
         return cases
 
     def _tool_dump(self, tool: str, place: str) -> Case:
         return Case(
             f"dump-{place}",
             tool,
-            lambda: self.manage(tool, place, SOURCE, "pgclone", "dump"),
+            lambda: self.manage(tool, place, self.source, *DUMP[tool]),
             lambda _outcome: self._keep(tool, place),
         )
 
@@ -241,7 +249,7 @@ class Bench:
         return Case(
             "dump-file",
             RAW_DUMP,
-            lambda: self.shell('exec pg_dump -Fc >"$1"', SOURCE, str(path)),
+            lambda: self.shell('exec pg_dump -Fc >"$1"', self.source, str(path)),
             lambda _outcome: self._keep(RAW_DUMP, "file"),
         )
 
@@ -301,11 +309,11 @@ class Bench:
     def verify_dumps(self, place: str) -> None:
         """Has pg_restore read the dumps of the place to their ends."""
         for tool, kept_in in list(self.kept):
-            if kept_in != place or tool == DBBACKUP:
+            if kept_in != place:
                 continue
             key = self.kept[tool, place]
             if tool == OURS:
-                command = self.manage(OURS, place, SOURCE, "pgclone", "cat", key)
+                command = self.manage(OURS, place, self.source, "pgclone", "cat", key)
                 quoted = ' "$@" | pg_restore -f /dev/null'
                 piped = [str(word) for word in command.argv]
                 run(
@@ -320,7 +328,7 @@ class Bench:
                     path = self.folder / "fetched.dump"
                     name = f"{self.dumps(tool).name}/{key}"
                     self.bucket.client.download_file(self.bucket.name, name, str(path))
-                run(self.shell('exec pg_restore -f /dev/null "$1"', SOURCE, str(path)))
+                run(self.shell('exec pg_restore -f /dev/null "$1"', self.source, str(path)))
                 if place == "s3":
                     path.unlink()
 
@@ -335,14 +343,18 @@ class Bench:
         if place == "last":
             return [self._tool_restore(group, OURS, "file"), *raw]
         tools = [self._tool_restore(group, tool, place) for tool in (PEER, OURS)]
-        return [*tools, *raw] if place == "file" else tools
+        if place != "file":
+            return tools
+        if self.with_dbbackup:
+            tools.insert(1, self._tool_restore(group, DBBACKUP, place))
+        return [*tools, *raw]
 
     def _tool_restore(self, group: str, tool: str, place: str) -> Case:
         target = f"restored_by_{self.dumps(tool).name}"
         return Case(
             group,
             tool,
-            lambda: self.manage(tool, place, target, "pgclone", "restore", self.take(tool, place)),
+            lambda: self.manage(tool, place, target, *RESTORE[tool], self.take(tool, place)),
             lambda _outcome: self._check_restored(target),
             prepare=lambda: self._prepare_restore(tool, place, target),
         )
@@ -364,7 +376,7 @@ class Bench:
         self.server.create_empty(target)
 
     def _check_restored(self, target: str) -> int:
-        found = dataset.facts(self.server, target)
+        found = self.facts(self.server, target)
         if found != self.expected:
             raise CommandFailed(f"{target} holds {found}, expected {self.expected}")
         size = dataset.size(self.server, target)
@@ -385,8 +397,7 @@ class Bench:
         programs = [mb for name, mb in outcome.memory.items() if name.startswith("pg_")]
         return Probed(outcome.stdout.strip(), loaded, highest, max(programs, default=0.0))
 
-    def migrate(self) -> None:
+    def migrate(self, *tools: str) -> None:
         """Makes Django's own tables, so that every tool's ``migrate`` has nothing to do later."""
-        tools = [OURS, PEER] if self.peer_python.exists() else [OURS]
         for tool in tools:
-            run(self.manage(tool, "file", SOURCE, "migrate", "--verbosity=0"))
+            run(self.manage(tool, "file", self.source, "migrate", "--verbosity=0"))

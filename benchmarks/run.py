@@ -11,15 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from platform import python_version
 
 from tests.support import processes
 from tests.support.postgres import available
 from tests.support.s3 import Bucket, S3Server
 
-from . import dataset, report, swaps
-from .cases import GROUPS, ROOT, SOURCE, Bench
+from . import dataset, objects, report, swaps
+from .cases import GROUPS, OURS, PEER, RAW_DUMP, RAW_JOBS, RAW_PIPE, ROOT, SOURCE, Bench
 from .measure import CommandFailed, Outcome
 from .servers import BenchmarkServer
 
@@ -56,7 +57,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--only",
         default=",".join(GROUPS),
-        help=f"some of {', '.join(GROUPS)}, separated by commas; 'none' with --memory or --swap",
+        help=f"some of {', '.join(GROUPS)}, separated by commas; 'none' with one of the next",
     )
     parser.add_argument(
         "--memory", action="store_true", help="measure memory, too, on 0.2 and on 2 GB"
@@ -66,7 +67,17 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="measure swaps under load, too (with --only none: alone)",
     )
-    parser.add_argument("--dbbackup", action="store_true", help="add django-dbbackup to dump-file")
+    parser.add_argument(
+        "--objects",
+        action="store_true",
+        help="measure 20,000 tables and 200,000 large objects, too (with --only none: alone)",
+    )
+    parser.add_argument(
+        "--no-dbbackup",
+        dest="dbbackup",
+        action="store_false",
+        help="leave django-dbbackup out of dump-file and restore-file",
+    )
     parser.add_argument(
         "--fsync",
         choices=["on", "off"],
@@ -164,6 +175,8 @@ def benchmark(options: argparse.Namespace, folder: Path) -> int:
             section, reached = measure_memory(options, server, bucket, folder)
             sections["memory"] = section
             goals += reached
+        if options.objects:
+            sections["objects"] = measure_objects(options, server, bucket, folder)
         if options.swap:
             section, reached = measure_swaps(options, server)
             sections["swap"] = section
@@ -192,8 +205,9 @@ def measure_times(
     say(f"PostgreSQL {server.version}, fsync {options.fsync}: building scale {options.scale} ...")
     started = time.monotonic()
     dataset.build(server, SOURCE, options.scale)
-    bench.migrate()
-    bench.expected = dataset.facts(server, SOURCE)
+    bench.migrate(OURS, PEER)
+    expected = dataset.facts(server, SOURCE)
+    bench.expected = expected
     size = dataset.size(server, SOURCE)
     share = dataset.share_of_events(server, SOURCE)
     say(f"{size / 1e6:.0f} MB in {time.monotonic() - started:.0f} s, audit_event {share:.0%} of it")
@@ -202,7 +216,7 @@ def measure_times(
         results = measure_group(bench, group, options.rounds)
         caption = (
             f"PostgreSQL {server.version} with fsync {options.fsync}; {size / 1e6:.0f} MB in the"
-            f" server, {bench.expected.indexes} indexes, {bench.expected.constraints} constraints;"
+            f" server, {expected.indexes} indexes, {expected.constraints} constraints;"
             f" {options.rounds} rounds; {report.machine()}.{note(options)}\n{versions(options)}"
         )
         sections[group] = f"{caption}\n\n{report.timing_table(group, results)}"
@@ -211,12 +225,14 @@ def measure_times(
     return sections, goals
 
 
-def measure_group(bench: Bench, group: str, rounds: int) -> dict[str, list[Outcome]]:
-    """All cases of a group in turn, ``rounds`` times.
+def measure_group(
+    bench: Bench, group: str, rounds: int, *, labels: Collection[str] | None = None
+) -> dict[str, list[Outcome]]:
+    """All cases of a group in turn, or those of these labels, ``rounds`` times.
 
     Each round begins with another case, so that none always follows the same one.
     """
-    cases = bench.cases(group)
+    cases = [case for case in bench.cases(group) if labels is None or case.label in labels]
     results: dict[str, list[Outcome]] = {case.label: [] for case in cases}
     with bench.arranged(group):
         for number in range(rounds):
@@ -233,6 +249,43 @@ def measure_group(bench: Bench, group: str, rounds: int) -> dict[str, list[Outco
     if kind == "dump":
         bench.verify_dumps(place)
     return results
+
+
+def measure_objects(
+    options: argparse.Namespace, server: BenchmarkServer, bucket: Bucket, folder: Path
+) -> str:
+    """Dumps to a file and restores from it of very many objects, beside PostgreSQL's programs."""
+    caption = (
+        f"PostgreSQL {server.version} with fsync {options.fsync}; {options.rounds} rounds;"
+        f" {report.machine()}.{note(options)}\n"
+        f"Python {python_version()}; {_listed(our_versions())}."
+    )
+    parts = [caption]
+    for many in objects.of_scale(options.scale):
+        say(f"making {many.count:,} {many.what} ...")
+        many.build(server)
+        place = folder / many.name
+        place.mkdir()
+        bench = Bench(
+            server,
+            place,
+            bucket,
+            options.peer_python,
+            servers=(server.pid,),
+            patience=options.patience,
+            source=many.name,
+            facts=objects.facts,
+            with_dbbackup=False,
+        )
+        bench.migrate(OURS)
+        bench.expected = objects.facts(server, many.name)
+        for group, raw in (("dump-file", (RAW_DUMP,)), ("restore-file", (RAW_PIPE, RAW_JOBS))):
+            results = measure_group(bench, group, options.rounds, labels={OURS, *raw})
+            table = report.timing_table(group, results)
+            verb = "Dumps" if group == "dump-file" else "Restores"
+            parts.append(f"{verb} of {many.count:,} {many.what}:\n\n{table}")
+        server.drop(many.name)
+    return "\n\n".join(parts)
 
 
 def measure_memory(
@@ -290,15 +343,17 @@ def measure_swaps(
 
 def versions(options: argparse.Namespace) -> str:
     """What was compared, by version."""
-    ours = installed(Path(sys.executable), "pgclone-admin", "Django", "zstandard", "boto3")
     peers = {}
     if options.groups:
         peers = installed(options.peer_python, "django-pgclone", "Django", "awscli")
         if options.dbbackup:
             peers |= installed(options.peer_python, "django-dbbackup")
-    python = ".".join(str(part) for part in sys.version_info[:3])
-    text = f"Python {python}; {_listed(ours)}"
+    text = f"Python {python_version()}; {_listed(our_versions())}"
     return f"{text}; beside it {_listed(peers)}." if peers else f"{text}."
+
+
+def our_versions() -> dict[str, str]:
+    return installed(Path(sys.executable), "pgclone-admin", "Django", "zstandard", "boto3")
 
 
 def _listed(packages: dict[str, str]) -> str:

@@ -28,9 +28,11 @@ shared_buffers = 256MB
 max_wal_size = 4GB
 checkpoint_timeout = 30min
 autovacuum = off
+max_locks_per_transaction = 512
 timezone = 'UTC'
 """
-"""Rare checkpoints and no autovacuum: background work would hit the tools by chance."""
+"""Rare checkpoints and no autovacuum: background work would hit the tools by chance. A pg_dump of
+very many tables locks all of them."""
 
 HOST_BASED_ACCESS = "host all all 127.0.0.1/32 scram-sha-256\n"
 

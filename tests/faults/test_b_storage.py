@@ -755,3 +755,34 @@ def test_f22_dumping_half_a_gigabyte_takes_no_more_memory_than_a_third_of_it(
     assert more.memory - loaded.memory < 70 * MEGABYTE
     assert abs(more.memory - less.memory) < 15 * MEGABYTE
     assert max(less.temporary, more.temporary) < MEGABYTE
+
+
+OBJECTS = 20_000
+
+
+def test_f22_a_table_of_contents_of_very_many_objects_takes_little_memory(
+    pg15: PostgresServer, make_site: Callable[..., Site], manage: Manage, tmp_path: Path
+) -> None:
+    # Up to 16 every large object is an entry of its own.
+    folder = tmp_path / "dumps"
+    many, few = make_site(server=pg15, empty=True), make_site(server=pg15, empty=True)
+    many.run(f"SELECT count(lo_from_bytea(0, 'x')) FROM generate_series(1, {OBJECTS})")
+    keys = [dump(each, DumpStore(str(folder)), codec="zstd").key for each in (few, many)]
+    settings = {
+        "PGCLONE_STORAGE_LOCATION": str(folder),
+        "PGCLONE_BIN_DIR": str(pg15.bin_dir),
+    }
+    target = make_site(server=pg15, empty=True)
+    small, much = (
+        measure(
+            manage,
+            *("pgclone", "restore", key, "--pre-swap-hook"),
+            database=target,
+            settings=settings,
+            temporary=tmp_path / "tmp",
+        )
+        for key in keys
+    )
+    assert target.run("SELECT count(*) FROM pg_largeobject_metadata") == [(OBJECTS,)]
+    assert much.memory - small.memory < 350 * OBJECTS, "so they are not kept as objects here"
+    assert much.temporary < 200 * OBJECTS, "the table of contents, and nothing else"
