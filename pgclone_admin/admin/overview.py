@@ -98,6 +98,7 @@ def _add_newest(overview: Overview) -> None:
     newest = list(
         Dump.objects.filter(status=Status.SUCCEEDED)
         .exclude(key="")
+        .exclude(size=0)
         .order_by(*parts, "-taken_at", "-pk")
         .distinct(*parts)
         .defer("manifest", "options")

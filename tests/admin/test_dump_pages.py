@@ -383,7 +383,7 @@ def test_verify_and_drill_queue_a_run_and_lead_to_it(pages):
     assert "Verification #" in page
 
 
-def test_a_pinned_dump_is_not_deleted_until_it_is_unpinned(pages):
+def test_f61_a_pinned_dump_is_not_deleted_until_it_is_unpinned(pages):
     client = pages.client("view_dump", "delete_dump")
     dump = stored(pages)
     client.post(address("pin", dump), {"pinned": "1"})

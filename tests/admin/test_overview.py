@@ -30,7 +30,7 @@ def overview(client):
     return response.context["overview"]
 
 
-def test_the_newest_good_dump_of_each_database_and_configuration_is_shown(pages):
+def test_f66_the_newest_good_dump_of_each_database_and_configuration_is_shown(pages):
     older = pages.dump()
     newest = pages.dump(verified_at=timezone.now())
     pages.dump(status=Status.FAILED, key="", finished_at=timezone.now())
@@ -71,6 +71,19 @@ def test_what_is_under_way_and_what_failed_last_is_shown_with_links(pages):
     assert "Failed 4 days ago" in text
     assert "Failed 5 days ago" not in text
     assert "and more" not in text
+
+
+def test_f66_what_failed_is_gone_or_empty_is_no_good_dump(pages):
+    pages.dump(status=Status.FAILED, key="", finished_at=timezone.now())
+    pages.dump(status=Status.MISSING)
+    pages.dump(size=0)
+    found = overview(pages.client(*ALL))
+    assert found.warnings == [MISSING]
+    assert found.newest == []
+    old = pages.dump(taken_at=timezone.now() - timedelta(days=97))
+    (newest,) = overview(pages.client(*ALL)).newest
+    assert newest.dump == old
+    assert "3\xa0months ago" in newest.age
 
 
 def test_what_is_wrong_is_told(pages):

@@ -1,4 +1,4 @@
-"""Faults of pg_dump and of the server while a dump is taken (F01 to F11)."""
+"""Faults of pg_dump and of the server while a dump is taken (F01 to F12)."""
 
 from __future__ import annotations
 
@@ -457,6 +457,26 @@ def test_f09_pg_dump_is_told_never_to_ask(
     dump(site, DumpStore(str(storage_root)), program_directories=[str(programs.path)])
     (call,) = programs.calls("pg_dump")
     assert "--no-password" in call.arguments
+
+
+# -- F12: a part of a database --------------------------------------------------------------------
+
+
+def test_f12_a_dump_has_every_table_whatever_is_left_out_of_it(
+    project: Project, recorder: Callable[[PostgresServer], RecordingBinDir]
+) -> None:
+    # Large objects are in no archive of single tables, and a swap would make it the database.
+    programs = recorder(project.server)
+    settings = {"PGCLONE_BIN_DIR": str(programs.path)}
+    project.pgclone("dump", "--exclude", "people.Secret", settings=settings).ok()
+    for words in (("--table", "x"), ("-t", "x"), ("--schema", "public")):
+        project.pgclone("dump", *words, settings=settings).failed(2)
+    settings["PGCLONE_CONFIGS"] = {"some": {"tables": ["people_person"]}}  # type: ignore[assignment]
+    project.pgclone("dump", "-c", "some", settings=settings).failed()
+    (call,) = programs.calls("pg_dump")
+    options = [word.partition("=")[0] for word in call.arguments if word.startswith("-")]
+    assert "--exclude-table-data" in options
+    assert not {"-t", "--table", "-n", "--schema", "-T", "--exclude-table"} & set(options)
 
 
 # -- F10: it sees only a part ---------------------------------------------------------------------

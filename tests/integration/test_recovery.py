@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from psycopg2 import sql
@@ -173,6 +174,30 @@ def test_what_waits_for_somebody_is_kept_until_it_is_old(site: Site, kind: str, 
     assert site.server.oid(name) is None
 
 
+@pytest.mark.parametrize(("kind", "role"), [("failed", "temp"), ("held", "held")])
+def test_f63_what_was_made_by_a_clock_that_is_ahead_is_kept(
+    site: Site, kind: str, role: str
+) -> None:
+    name = left(site, kind, beside(site, role), days=-400)
+    assert found(site, kept_for=timedelta(0)) == [(KEPT, f'the {kind} database "{name}"')]
+    site.server.drop_database(name)
+
+
+def test_f63_the_age_of_what_is_kept_is_told_by_the_clock_of_the_server(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = left(site, "held", beside(site, "held"), days=1)
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(days=400)
+
+    monkeypatch.setattr(recovery, "datetime", Ahead)
+    assert found(site) == [(KEPT, f'the held database "{name}"')]
+    site.server.drop_database(name)
+
+
 def test_a_kept_database_whose_age_cannot_be_told_stays(site: Site) -> None:
     name = left(site, "failed", beside(site, "temp"))
     with connected(site.server) as server, server.transaction() as cursor:
@@ -294,7 +319,7 @@ def test_beside_a_running_restore_or_dump_its_databases_are_left_alone(
     }
 
 
-def test_a_dry_run_tells_the_same_and_changes_nothing(site: Site) -> None:
+def test_f65_a_dry_run_tells_the_same_and_changes_nothing(site: Site) -> None:
     left(site, "temporary", beside(site, "temp"))
     left(site, "parked", beside(site, "swap"), becomes="pre")
     left(site, "held", beside(site, "held"), days=8)
@@ -456,7 +481,7 @@ def partial_file(root: Path, *, days: float = 2) -> Path:
     return path
 
 
-def test_the_command_tells_each_thing_in_a_line(project) -> None:
+def test_f65_the_command_tells_each_thing_in_a_line_and_a_dry_run_the_same(project) -> None:
     name = left(project, "temporary", beside(project, "temp"))
     held = left(project, "held", beside(project, "held"))
     path = partial_file(project.storage_root)

@@ -18,6 +18,7 @@ from pgclone_admin.core.errors import (
     Conflict,
     DatabaseProtected,
     NotAllowed,
+    StorageError,
     UnknownHook,
     UsageError,
 )
@@ -27,8 +28,9 @@ from pgclone_admin.models import Dump, Kind, RestoreRun, RunEvent, Status
 from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services import actors, dumps, requests
 from pgclone_admin.services.actors import Actor
-from pgclone_admin.services.refresh import refresh
+from pgclone_admin.services.refresh import Refreshed, refresh
 from pgclone_admin.services.restores import Variant
+from pgclone_admin.storage.files import FileBackend
 from tests.support import CANARY
 
 pytestmark = [
@@ -432,7 +434,30 @@ def test_a_dump_is_deleted_with_its_file_unless_somebody_needs_it(office):
     assert not Dump.objects.exists()
 
 
-def test_refreshing_brings_rows_in_line_and_deletes_nothing(office):
+def test_f21_a_deletion_that_failed_half_way_is_told_and_can_be_made_again(office, monkeypatch):
+    dumps.create_dump(resolve(Arguments(), verb="dump"), SilentReporter())
+    refresh(SYSTEM, f"{office.storage_root}/")
+    dump = Dump.objects.get()
+    delete = FileBackend.delete
+
+    def refuse(backend, name):
+        if name.endswith(".dump"):
+            raise StorageError("it is locked")
+        delete(backend, name)
+
+    monkeypatch.setattr(FileBackend, "delete", refuse)
+    with pytest.raises(StorageError, match="it is locked"):
+        requests.delete_dump(SYSTEM, dump)
+    assert office.files() == [dump.key], "the manifest goes first, the row last"
+    assert Dump.objects.get() == dump
+    assert refresh(SYSTEM, dump.location) == Refreshed(0, 0, 0)
+    monkeypatch.undo()
+    requests.delete_dump(SYSTEM, dump)
+    assert office.files() == []
+    assert not Dump.objects.exists()
+
+
+def test_f20_refreshing_brings_rows_in_line_and_deletes_nothing(office):
     first = dumps.create_dump(resolve(Arguments(), verb="dump"), SilentReporter())
     location = f"{office.storage_root}/"
     file = office.storage_root / first.key

@@ -273,7 +273,9 @@ def test_a_dump_is_deleted_with_its_manifest_and_nothing_else(
     assert sorted(p.name for p in storage_root.rglob("*.json")) == [f"{Path(NEW).name}.json"]
 
 
-def test_the_manifest_goes_first_so_that_a_half_deleted_dump_is_never_trusted(faulty: Box) -> None:
+def test_f21_the_manifest_goes_first_so_that_a_half_deleted_dump_is_never_trusted(
+    faulty: Box,
+) -> None:
     with override_settings(STORAGES={"box": faulty.alias_config}):
         faulty.put(OLD, b"abc")
         faulty.put(f"{OLD}.json", b"{}")

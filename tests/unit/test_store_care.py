@@ -54,6 +54,12 @@ def test_f14_an_old_partial_file_is_found_and_removed_and_nothing_else(tmp_path:
     assert everything(tmp_path) == [KEY, f"{KEY}.json"]
 
 
+def test_f63_a_partial_file_of_a_clock_that_is_ahead_is_left_alone(tmp_path: Path) -> None:
+    put(tmp_path, PARTIAL)
+    age(tmp_path / PARTIAL, days=-400)
+    assert left(tmp_path) == []
+
+
 def test_f14_a_partial_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
     put(tmp_path, PARTIAL)
     age(tmp_path / PARTIAL, days=0.9)
