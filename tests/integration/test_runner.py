@@ -15,6 +15,7 @@ from django.test import override_settings
 from django.utils import timezone
 
 from pgclone_admin import interrupts, runner, tasks
+from pgclone_admin.core import stall
 from pgclone_admin.core.errors import (
     Conflict,
     DatabaseProtected,
@@ -99,6 +100,28 @@ def test_what_ends_a_run_stands_in_its_row_and_no_secret_does(monkeypatch, kind,
     assert CANARY not in everything
     assert "\0" not in dump.error
     assert len(dump.error) < 5_000
+
+
+@pytest.mark.parametrize(
+    ("stall_timeout", "time_limit", "code"),
+    [(1, None, "stalled"), (600, 1.0, "timed_out")],
+    ids=["by the stall", "by the time limit"],
+)
+def test_f07_a_run_whose_storage_never_returns_ends_and_frees_the_next_one(
+    office, faulty, settings, monkeypatch, *, stall_timeout, time_limit, code
+):
+    monkeypatch.setattr(stall, "FAREWELL", 0.5)
+    settings.STORAGES = {**settings.STORAGES, "box": faulty.alias_config}
+    settings.PGCLONE_STORAGE_LOCATION = "storages:box/"
+    settings.PGCLONE_STALL_TIMEOUT = stall_timeout
+    faulty.stall_at = 1000
+    dump = asked_dump()
+    with pytest.raises(TimedOut):
+        runner.run_dump(dump, time_limit=time_limit)
+    dump.refresh_from_db()
+    assert (dump.status, dump.error_code) == (Status.FAILED, code)
+    settings.PGCLONE_STORAGE_LOCATION = f"{office.storage_root}/"
+    assert runner.run_dump(asked_dump()) == "succeeded"
 
 
 def test_f44_a_run_that_is_not_queued_is_not_done(office):
