@@ -36,7 +36,7 @@ MEMORY_SCALES = (0.15, 1.5)
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/benchmark",
-        description="Measures dumps and restores against django-pgclone and PostgreSQL's programs.",
+        description="Measures dumps and restores against other tools and PostgreSQL's programs.",
     )
     majors = list(available())
     parser.add_argument(
