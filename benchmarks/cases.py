@@ -199,8 +199,6 @@ class Bench:
                         "OPTIONS": {"location": str(folder)},
                     }
                 },
-                # It drops what there is first, and what there is not would be an error.
-                "DBBACKUP_CONNECTORS": {"default": {"IF_EXISTS": True}},
                 "DBBACKUP_TMP_DIR": str(self.folder),
             }
         shared: dict[str, Any] = {"PGCLONE_INSTANCE": "bench"}
