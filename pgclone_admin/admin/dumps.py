@@ -111,6 +111,7 @@ class DumpAdmin(DumpRestorePage):
     ) -> HttpResponse:
         context: dict[str, Any] = {
             "may_dump": request.user.has_perm(actors.DUMP),
+            "may_refresh": any(map(request.user.has_perm, actors.REFRESH)),
             "allow_dump": settings.allow_dump,
             **(extra_context or {}),
         }
@@ -227,7 +228,7 @@ class DumpAdmin(DumpRestorePage):
 
     def refresh_view(self, request: HttpRequest) -> HttpResponse:
         """Brings the list in line with the storage locations."""
-        require(request, actors.DUMP)
+        require(request, *actors.REFRESH)
         for location in declared_locations():
             try:
                 found = refresh(actor_of(request), location)

@@ -52,9 +52,9 @@ def actor_of(request: HttpRequest) -> Actor:
     return Actor.of(request.user)
 
 
-def require(request: HttpRequest, permission: str) -> None:
-    """403 without the permission; the service looks again."""
-    if not request.user.has_perm(permission):
+def require(request: HttpRequest, *permissions: str) -> None:
+    """403 without any of the permissions; the service looks again."""
+    if not any(map(request.user.has_perm, permissions)):
         raise PermissionDenied
 
 

@@ -16,6 +16,9 @@ COPY = "pgclone_admin.copy_database"
 CANCEL = "pgclone_admin.cancel_run"
 WATCH = "pgclone_admin.view_restorerun"
 
+REFRESH = (DUMP, RESTORE)
+"""Either will do: who restores what another site dumps has to see its new dumps."""
+
 
 @dataclass(frozen=True)
 class Actor:
@@ -35,10 +38,10 @@ class Actor:
         """Who works with the rights of the process: the command line, a schedule."""
         return cls(name, lambda _permission: True)
 
-    def require(self, permission: str) -> None:
-        """:class:`NotAllowed` without the permission, also where a page was left out."""
-        if not self.may(permission):
+    def require(self, *permissions: str) -> None:
+        """:class:`NotAllowed` without any of them, also where a page was left out."""
+        if not any(map(self.may, permissions)):
             raise NotAllowed(
                 "you do not have the permission for this",
-                hint=f"A superuser can give it: {permission}.",
+                hint=f"A superuser can give it: {' or '.join(permissions)}.",
             )

@@ -32,7 +32,7 @@ def refresh(actor: Actor, location: str) -> Refreshed:
     The storage is the truth, and neither side is deleted. One listing, and one manifest for each
     dump that is new.
     """
-    actor.require(actors.DUMP)
+    actor.require(*actors.REFRESH)
     store = DumpStore(location)
     # In this order: a dump that is finished in between is not taken for one that has gone.
     known = dict(

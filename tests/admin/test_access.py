@@ -119,7 +119,7 @@ PAGES: dict[str, Page] = {
     "dump progress": Page(VIEW_DUMP, 200, 405, silent_dump),
     "dump create": Page(DUMP, 200, 302, changes=True),
     "dump import": Page(DUMP, 200, 200),
-    "dump refresh": Page(DUMP, 405, 302),
+    "dump refresh": Page((*DUMP, *RESTORE), 405, 302),
     "dump verify": Page(DUMP, 405, 302, good_dump, changes=True),
     "dump drill": Page(RESTORE, 405, 302, good_dump, changes=True),
     "dump restore": Page(RESTORE, 200, 200, good_dump),

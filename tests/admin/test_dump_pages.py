@@ -240,6 +240,24 @@ def test_refresh_lists_what_is_stored_and_marks_what_is_gone(pages):
     assert Dump.objects.get(key=there.key).status == Status.SUCCEEDED
 
 
+@override_settings(PGCLONE_ALLOW_DUMP=False)
+@pytest.mark.parametrize("permission", ["create_dump", "restore_database"])
+def test_where_nothing_may_be_dumped_the_dumps_of_others_are_found_all_the_same(pages, permission):
+    client = pages.client("view_dump", permission)
+    theirs = stored(pages)
+    Dump.objects.all().delete()
+    listing = client.get(address("changelist", None)).content.decode()
+    assert address("refresh", None) in listing
+    assert address("create", None) not in listing
+    assert address("import", None) not in listing
+    others = pages.client("view_dump", "delete_dump").get(address("changelist", None))
+    assert address("refresh", None) not in others.content.decode()
+
+    client.post(address("refresh", None))
+
+    assert Dump.objects.get().key == theirs.key
+
+
 @pytest.mark.parametrize("is_large", [False, True])
 def test_an_uploaded_archive_becomes_a_foreign_dump(pages, is_large):
     client = pages.client("view_dump", "create_dump")
