@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from django.contrib import admin, messages
@@ -39,6 +40,9 @@ from .restore import DumpRestorePage
 from .shared import actor_of, link_to, require, tell
 
 RUNS_SHOWN = 10
+
+REFRESH_SECONDS = 15.0
+"""How long a refresh may read manifests: web servers wait for 30 seconds or more."""
 
 FORM = ["GET", "HEAD", "POST"]
 
@@ -229,14 +233,22 @@ class DumpAdmin(DumpRestorePage):
     def refresh_view(self, request: HttpRequest) -> HttpResponse:
         """Brings the list in line with the storage locations."""
         require(request, *actors.REFRESH)
+        deadline = time.monotonic() + REFRESH_SECONDS
         for location in declared_locations():
+            left = max(0.0, deadline - time.monotonic())
             try:
-                found = refresh(actor_of(request), location)
+                found = refresh(actor_of(request), location, time_limit=left)
             except PgcloneError as error:
                 tell(request, error)
                 continue
             said = _("%(location)s: %(added)s new, %(missing)s missing, %(returned)s there again.")
             messages.success(request, said % {"location": location, **vars(found)})
+            if found.left:
+                said = _(
+                    "%(location)s: %(left)s more are still to be read. Press Refresh again to go "
+                    "on, or read all of them with “manage.py pgclone refresh”."
+                )
+                messages.warning(request, said % {"location": location, **vars(found)})
         return self.after(request)
 
     def change_view(

@@ -199,6 +199,11 @@ def _hours(text: str) -> timedelta:
     return timedelta(hours=hours)
 
 
+def _add_refresh(parser: CommandParser) -> None:
+    _add_common(parser, "", database=False)
+    _add_json(parser)
+
+
 def _add_doctor(parser: CommandParser) -> None:
     _add_common(parser, "the database that is looked at")
 
@@ -226,7 +231,11 @@ def _add_common(
         "-c", "--config", *also, dest="config", help="the configuration to take options from"
     )
     if database:
-        parser.add_argument("--json", action="store_true", help="print JSON")
+        _add_json(parser)
+
+
+def _add_json(parser: CommandParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_django_options(parser: CommandParser) -> None:
@@ -255,6 +264,7 @@ VERBS = (
     ("copy", "Make a local copy of a database.", _add_copy),
     ("cat", "Write the archive in a dump to stdout, for pg_restore.", _add_cat),
     ("import", "Take an archive that was made elsewhere in as a dump.", _add_import),
+    ("refresh", "Bring the list of dumps in the admin in line with what is stored.", _add_refresh),
     ("recover", "Clean up after dumps and restores whose process died.", _add_recover),
     ("doctor", "Look at all that dumps and restores need, and say what to mend.", _add_doctor),
 )

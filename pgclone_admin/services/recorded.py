@@ -7,7 +7,10 @@ import getpass
 from collections.abc import Sequence
 from typing import Any
 
+from django.db import DatabaseError
+
 from ..core.copy import CopyResult
+from ..core.errors import Conflict
 from ..core.manifest import Manifest
 from ..core.progress import Reporter
 from ..databases import live_name
@@ -17,6 +20,8 @@ from ..options import HOOK_LISTS, Arguments, Options
 from ..runner import described, made_dump, recorded
 from . import copies, dumps, restores
 from .actors import Actor
+from .refresh import Refreshed
+from .refresh import refresh as refresh_list
 from .restores import Restored, Variant, local_target
 
 LONGEST_NAME = 150
@@ -110,6 +115,18 @@ def copy(
         found_out,
         reporter,
     )
+
+
+def refresh(location: str) -> Refreshed:
+    """As :func:`~pgclone_admin.services.refresh.refresh`; of no use without the tables."""
+    try:
+        return refresh_list(at_the_command_line(), location)
+    except DatabaseError as error:
+        (reason, *_more) = str(error).splitlines() or [type(error).__name__]
+        raise Conflict(
+            f"the list of dumps cannot be read or written: {reason}",
+            hint="Its tables are made by: manage.py migrate",
+        ) from error
 
 
 def _run(kind: Kind, options: Options, given: Arguments, *, key: str, target: str) -> RestoreRun:

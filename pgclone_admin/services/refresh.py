@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,10 @@ from . import actors
 from .actors import Actor
 
 CHUNK = 500
-"""Rows that are written together."""
+"""Rows that are changed together."""
+
+AT_ONCE = 50
+"""Rows that are made together: whatever ends this loses no more than so many manifests."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,16 @@ class Refreshed:
     added: int
     missing: int
     returned: int
+    left: int = 0
+    """Dumps without a row that there was no time for."""
 
 
-def refresh(actor: Actor, location: str) -> Refreshed:
+def refresh(actor: Actor, location: str, *, time_limit: float | None = None) -> Refreshed:
     """Makes a row for every dump that has none, and marks those whose file is gone.
 
     The storage is the truth, and neither side is deleted. One listing, and one manifest for each
-    dump that is new.
+    dump that is new, the newest first. After ``time_limit`` seconds the rest of them is left to
+    the next refresh, which goes on there; each makes one row at least.
     """
     actor.require(*actors.REFRESH)
     store = DumpStore(location)
@@ -39,8 +46,6 @@ def refresh(actor: Actor, location: str) -> Refreshed:
         Dump.objects.filter(location=location).exclude(key="").values_list("key", "status")
     )
     entries = {entry.key.text: entry for entry in store.entries()}
-    new = [_row(store, location, entry) for key, entry in entries.items() if key not in known]
-    Dump.objects.bulk_create(new, batch_size=CHUNK, ignore_conflicts=True)
     gone = [k for k, s in known.items() if s == Status.SUCCEEDED and k not in entries]
     back = [k for k, s in known.items() if s == Status.MISSING and k in entries]
     for keys, before, after in (
@@ -50,7 +55,26 @@ def refresh(actor: Actor, location: str) -> Refreshed:
         for start in range(0, len(keys), CHUNK):
             rows = Dump.objects.filter(location=location, key__in=keys[start : start + CHUNK])
             rows.filter(status=before).update(status=after)
-    return Refreshed(len(new), len(gone), len(back))
+    new = [entry for key, entry in entries.items() if key not in known]
+    deadline = None if time_limit is None else time.monotonic() + time_limit
+    added = _add(store, location, new, deadline)
+    return Refreshed(added, len(gone), len(back), left=len(new) - added)
+
+
+def _add(store: DumpStore, location: str, entries: list[DumpEntry], deadline: float | None) -> int:
+    """How many of them have got a row in time."""
+    added = 0
+    is_over = False
+    while added < len(entries) and not is_over:
+        rows = []
+        for entry in entries[added : added + AT_ONCE]:
+            rows.append(_row(store, location, entry))
+            is_over = deadline is not None and time.monotonic() >= deadline
+            if is_over:
+                break
+        Dump.objects.bulk_create(rows, ignore_conflicts=True)
+        added += len(rows)
+    return added
 
 
 def _row(store: DumpStore, location: str, entry: DumpEntry) -> Dump:

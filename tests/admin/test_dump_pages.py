@@ -240,6 +240,21 @@ def test_refresh_lists_what_is_stored_and_marks_what_is_gone(pages):
     assert Dump.objects.get(key=there.key).status == Status.SUCCEEDED
 
 
+def test_a_refresh_of_many_dumps_says_that_there_are_more(pages, monkeypatch):
+    monkeypatch.setattr("pgclone_admin.admin.dumps.REFRESH_SECONDS", 0)
+    client = pages.client("view_dump", "create_dump")
+    for _ in range(3):
+        stored(pages)
+    Dump.objects.all().delete()
+    first = client.post(address("refresh", None), follow=True).content.decode()
+    assert "1 new, 0 missing, 0 there again" in first
+    assert "2 more are still to be read. Press Refresh again" in first
+    for _ in range(2):
+        last = client.post(address("refresh", None), follow=True).content.decode()
+    assert "still to be read" not in last
+    assert Dump.objects.count() == 3
+
+
 @override_settings(PGCLONE_ALLOW_DUMP=False)
 @pytest.mark.parametrize("permission", ["create_dump", "restore_database"])
 def test_where_nothing_may_be_dumped_the_dumps_of_others_are_found_all_the_same(pages, permission):

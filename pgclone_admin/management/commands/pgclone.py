@@ -1,4 +1,5 @@
-"""``manage.py pgclone``: ls, dump, restore, swap, copy, cat, import, recover, doctor."""
+"""``manage.py pgclone``: ls, dump, restore, swap, copy, cat, import, refresh, recover,
+doctor."""
 
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ from ...core.server import refused
 from ...core.target import RestoreResult
 from ...options import Options, resolve
 from ...services import doctor, dumps, listing, lost, recorded, recovery, restores
+from ...services.declared import declared_locations
 from ...store import DumpEntry
 from ..arguments import VERBS, add_django_options, given_arguments, take_key_from_values
 from ..care_text import finding_lines, recovered_line, summary_line
@@ -253,6 +255,36 @@ class Command(BaseCommand):
             self._print_json(dataclasses.asdict(manifest))
         else:
             self._print([manifest.key])
+
+    def _refresh(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
+        arguments = given_arguments(given)
+        locations = declared_locations()
+        if arguments.storage_location or arguments.config:
+            locations = [resolve(arguments, verb="").storage_location]
+        found, failures = [], []
+        for location in locations:
+            try:
+                refreshed = recorded.refresh(location)
+            except PgcloneError as error:
+                # One that cannot be reached keeps nobody from the others.
+                failures.append(error)
+                continue
+            counts = {
+                "new": refreshed.added,
+                "missing": refreshed.missing,
+                "there again": refreshed.returned,
+            }
+            found.append({"location": location, **counts})
+            if not given["json"]:
+                said = ", ".join(f"{number} {what}" for what, number in counts.items())
+                self._print([f"{location}: {said}"])
+        if given["json"]:
+            self._print_json(found)
+        if failures:
+            *others, last = failures
+            for other in others:
+                reporter.warn(other.message)
+            raise last
 
     def _recover(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
         options = resolve(given_arguments(given), verb="")
