@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.db import connections
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from ..core.errors import PgcloneError
 from ..models import Configuration
+from ..options import Arguments, resolve
 from ..settings import settings
+from .restore_form import HookForm, usual_hooks
+
+PRE_DUMP = "pre_dump_hooks"
 
 
-class DumpNowForm(forms.Form):
-    """Choices among what the settings and the configurations declare; nothing is typed."""
+class DumpNowForm(HookForm):
+    """Choices among what the settings and the configurations declare.
+
+    Which hooks are usual depends on the configuration that is chosen beside them. So they are
+    chosen only by who says so, and otherwise left to it.
+    """
+
+    LISTS: ClassVar = {PRE_DUMP: PRE_DUMP}
 
     database = forms.ChoiceField(label=gettext_lazy("Database"), required=False)
     config = forms.ChoiceField(label=gettext_lazy("Configuration"), required=False)
@@ -24,24 +35,48 @@ class DumpNowForm(forms.Form):
         required=False,
         help_text=gettext_lazy("The label of where the dump was made, the beginning of its key."),
     )
+    choose_hooks = forms.BooleanField(label=gettext_lazy("Choose hooks"), required=False)
+    pre_dump_hooks = forms.MultipleChoiceField(
+        label=gettext_lazy("Hooks before the dump"),
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text=gettext_lazy("These run, on the live database, and no others."),
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.add_hooks()
         declared = declared_configurations()
         instances = {settings.instance, *_values(declared, "instance")}
         says = _("as the configuration says, else %(value)s")
         self._offer("database", says % {"value": settings.database}, databases())
         self._offer("config", _("none: everything, as the settings say"), sorted(declared))
         self._offer("instance", says % {"value": settings.instance}, sorted(instances))
+        if PRE_DUMP in self.fields:
+            self.fields["choose_hooks"].help_text = _usually(["", *sorted(declared)])
+        else:
+            del self.fields["choose_hooks"]
 
     def _offer(self, name: str, empty: str, values: list[str]) -> None:
         field = self.fields[name]
         assert isinstance(field, forms.ChoiceField)
         field.choices = [("", empty), *((value, value) for value in values)]
 
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean()
+        if cleaned.get(PRE_DUMP) and not cleaned["choose_hooks"]:
+            said = _("Tick “%(label)s” too, or none of these.")
+            self.add_error(PRE_DUMP, said % {"label": self.fields["choose_hooks"].label})
+        return cleaned
+
     @property
-    def given(self) -> dict[str, str]:
-        return {name: value for name, value in self.cleaned_data.items() if value}
+    def given(self) -> dict[str, Any]:
+        """The arguments of the dump."""
+        chosen = self.cleaned_data
+        given = {name: chosen[name] for name in ("database", "config", "instance") if chosen[name]}
+        if chosen.get("choose_hooks"):
+            return given | self.chosen_hooks()
+        return given | self.params_of({PRE_DUMP: _usual(chosen["config"])})
 
 
 class ImportForm(forms.Form):
@@ -66,6 +101,24 @@ class ImportForm(forms.Form):
         assert isinstance(field, forms.ChoiceField)
         field.choices = [(alias, alias) for alias in databases()]
         field.initial = settings.database
+
+
+def _usual(config: str) -> list[str]:
+    """Names of the hooks of a configuration, or of the settings without one."""
+    options = resolve(Arguments(config=config or None), verb="dump")
+    return usual_hooks(PRE_DUMP, options.pre_dump_hooks)
+
+
+def _usually(configs: list[str]) -> str:
+    """Which hooks run when nobody chooses any."""
+    said = []
+    for config in configs:
+        try:
+            names = ", ".join(_usual(config)) or _("none")
+        except PgcloneError:
+            continue  # whoever dumps with it is told
+        said.append(f"{config}: {names}" if config else names)
+    return _("Otherwise those run that are usual: %(hooks)s.") % {"hooks": "; ".join(said)}
 
 
 def databases() -> list[str]:

@@ -101,13 +101,16 @@ class HookForm(forms.Form):
             for field, option in self.LISTS.items()
             if field in self.cleaned_data
         }
+        return given | self.params_of(given)
+
+    def params_of(self, hooks: Mapping[str, Sequence[HookSpec]]) -> dict[str, Any]:
+        """The argument that says with what these hooks run, which stand under their option."""
         asked: dict[str, Any] = {}
         for option in self.LISTS.values():
-            asked |= declared_parameters(option, given.get(option, []))
+            asked |= declared_parameters(option, hooks.get(option, []))
         filled = {name: self.cleaned_data.get(f"{PARAMETER}{name}") for name in asked}
-        if params := {name: str(value) for name, value in filled.items() if value}:
-            given["hook_params"] = params
-        return given
+        params = {name: str(value) for name, value in filled.items() if value}
+        return {"hook_params": params} if params else {}
 
 
 class RestoreForm(HookForm):

@@ -12,7 +12,7 @@ from django.urls import reverse
 
 from pgclone_admin import runner
 from pgclone_admin.core.errors import HookFailed, NotAllowed
-from pgclone_admin.models import Configuration, RestoreRun, Status
+from pgclone_admin.models import Configuration, Dump, RestoreRun, Status
 from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services import requests
 from pgclone_admin.services.actors import Actor
@@ -280,6 +280,68 @@ def test_values_of_parameters_in_the_settings_are_on_no_page(pages):
         text = client.get(reverse("admin:pgclone_admin_configuration_changelist")).content.decode()
     assert "password" in text
     assert "hush-hush" not in text
+
+
+# -- dumps ----------------------------------------------------------------------------------------
+
+CREATE = "/admin/pgclone_admin/dump/dump-now/"
+BEFORE = {**NOTE, "name": "before", "parameters": [{"name": "text"}, NOTE["parameters"][1]]}
+
+
+def dumped(client, **posted):
+    """The dump that a person asks for, after a worker has made it."""
+    answer = client.post(CREATE, {"database": "default", **posted})
+    assert answer.status_code == 302, answer.content
+    dump = Dump.objects.latest("pk")
+    assert runner.run_dump(dump) == Status.SUCCEEDED
+    dump.refresh_from_db()
+    return dump
+
+
+def test_a_dump_runs_the_usual_hooks_of_its_configuration_unless_others_are_chosen(pages):
+    client = pages.client("create_dump")
+    Configuration.objects.create(name="of-the-admin", pre_dump_hooks=["tidy"])
+    tidy = {"name": "tidy", "code": "INSERT INTO \"MyTable\" (text) VALUES ('tidy')"}
+    configs = {"nightly": {"pre_dump_hooks": [LOUD, tidy]}, "bare": {"pre_dump_hooks": []}}
+    with override_settings(PGCLONE_PRE_DUMP_HOOKS=[tidy], PGCLONE_CONFIGS=configs):
+        form = client.get(CREATE).content.decode()
+        assert "usual: tidy; bare: none; nightly: loud, tidy; of-the-admin: tidy." in form
+        before = len(notes(pages))
+        loud = f"good hook in {pages.site.name}"
+        for posted, config, ran in (
+            ({}, "none", ["tidy"]),
+            ({"config": "nightly"}, "nightly", [loud, "tidy"]),
+            ({"config": "bare"}, "bare", []),
+            ({"config": "of-the-admin"}, "of-the-admin", ["tidy"]),
+            ({"config": "nightly", "choose_hooks": "on"}, "none", []),
+            ({"choose_hooks": "on", "pre_dump_hooks": ["loud"]}, "none", [loud]),
+        ):
+            dump = dumped(client, **posted)
+            assert (dump.config, notes(pages)[before:]) == (config, ran)
+            before += len(ran)
+
+
+def test_a_dump_asks_for_the_parameters_of_its_hooks(pages):
+    client = pages.client("create_dump")
+    with override_settings(PGCLONE_PRE_DUMP_HOOKS=[BEFORE]):
+        form = client.get(CREATE).content.decode()
+        assert 'name="param-text"' in form
+        refused = client.post(CREATE, {"database": "default"}).content.decode()
+        assert "The parameter &quot;text&quot; has no value" in refused
+        for wrong, said in (
+            ({"param-text": "x", "param-times": "3"}, "Select a valid choice"),
+            ({"choose_hooks": "on", "pre_dump_hooks": ["migrate"]}, "Select a valid choice"),
+            ({"param-text": "x", "pre_dump_hooks": ["before"]}, "Tick “Choose hooks” too"),
+        ):
+            assert said in client.post(CREATE, {"database": "default", **wrong}).content.decode()
+        assert not Dump.objects.exists()
+
+        usual = dumped(client, **{"param-text": "usual ", "param-times": "2"})
+        assert usual.options["hook_params"] == {"text": "usual ", "times": "2"}
+        assert notes(pages)[-1] == "usual 2"
+        chosen = {"choose_hooks": "on", "pre_dump_hooks": ["before"], "param-text": "chosen "}
+        assert "pre_dump_hooks" in dumped(client, **chosen).options
+        assert notes(pages)[-1] == "chosen 1"
 
 
 def test_hooks_without_names_in_two_configurations_are_told_apart(pages, dump):
