@@ -256,7 +256,10 @@ class RestoreRun(Run):
 
 
 class RunEvent(models.Model):
-    """Something that was said or done in a run: its log, and who did what."""
+    """Something that was said or done in a run: its log, and who did what.
+
+    What people did outlives the row that they did it to.
+    """
 
     class Level(models.TextChoices):
         PHASE = "phase", _("phase")
@@ -268,6 +271,8 @@ class RunEvent(models.Model):
     run = models.ForeignKey(
         RestoreRun, models.CASCADE, null=True, blank=True, related_name="events"
     )
+    about = models.TextField(blank=True)
+    """What it was done to, where there is no row: a dump that was deleted, a storage location."""
     at = models.DateTimeField(default=timezone.now)
     level = models.CharField(max_length=8, choices=Level, default=Level.NOTE)
     text = models.TextField()
@@ -277,10 +282,20 @@ class RunEvent(models.Model):
         ordering = ("at", "pk")
         constraints: ClassVar = [
             models.CheckConstraint(
-                condition=Q(dump__isnull=False) ^ Q(run__isnull=False), name="pgclone_event_of_one"
+                condition=Q(dump__isnull=False, run__isnull=True, about="")
+                | Q(dump__isnull=True, run__isnull=False, about="")
+                | (Q(dump__isnull=True, run__isnull=True) & ~Q(about="")),
+                name="pgclone_event_of_one",
+            ),
+        ]
+        indexes: ClassVar = [
+            models.Index(
+                fields=["-at", "-id"], condition=Q(level="audit"), name="pgclone_event_actions"
             ),
         ]
         default_permissions = ("view",)
+        # As its rows are in the admin, where the log is on the page of its run.
+        verbose_name = _("action")
 
     def __str__(self) -> str:
         return self.text

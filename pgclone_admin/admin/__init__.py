@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import configurations, dumps, local, runs
+from . import actions, configurations, dumps, local, runs
 
-__all__ = ["configurations", "dumps", "local", "runs"]
+__all__ = ["actions", "configurations", "dumps", "local", "runs"]

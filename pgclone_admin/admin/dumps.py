@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import BadRequest
 from django.db.models import QuerySet
 from django.db.models.functions import Coalesce
@@ -306,6 +307,10 @@ class DumpAdmin(DumpRestorePage):
     ) -> HttpResponse:
         """Asks, and then lets the service delete the file and the row."""
         require(request, actors.DELETE)
+        if request.method == "POST" and self.get_object(request, unquote(object_id)) is None:
+            # The second of two clicks.
+            messages.info(request, _("The dump is not there any more."))
+            return self.after(request)
         dump = self.find(request, object_id)
         if request.method == "POST":
             try:

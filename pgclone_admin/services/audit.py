@@ -14,6 +14,20 @@ def audit(run: Run, actor: Actor, what: str) -> None:
     log(run, actor, what)
 
 
+def audit_without_row(about: str, actor: Actor, what: str) -> None:
+    """The same for what has no row: ``about`` says what it was done to."""
+    RunEvent.objects.create(level=RunEvent.Level.AUDIT, about=about, text=what, person=actor.name)
+
+
+def audit_deletion(dump: Dump, actor: Actor) -> None:
+    """Writes down who deletes the dump, and lets what others did to it outlive its row."""
+    about = dump.key or f"dump {dump.pk} of {dump.database}"
+    actions = RunEvent.objects.filter(dump=dump, level=RunEvent.Level.AUDIT)
+    actions.update(dump=None, about=about)
+    audit_without_row(about, actor, f"deleted the dump, of {dump.location}")
+    log(dump, actor, "deleted the dump", is_deletion=True)
+
+
 def tell(
     run: Run, what: str, *, level: RunEvent.Level = RunEvent.Level.NOTE, person: str = ""
 ) -> None:
@@ -22,12 +36,20 @@ def tell(
     RunEvent.objects.create(level=level, text=what, person=person, **owner)
 
 
-def log(run: Run, actor: Actor, what: str) -> None:
+def log(run: Run, actor: Actor, what: str, *, is_deletion: bool = False) -> None:
     """The entry in the history of the admin; what is no person, or has no admin, has none."""
     if actor.user is None or not apps.is_installed("django.contrib.admin"):
         return
-    from django.contrib.admin.models import CHANGE, LogEntry  # noqa: PLC0415 - needs its app
+    from django.contrib.admin.models import (  # noqa: PLC0415 - needs its app
+        CHANGE,
+        DELETION,
+        LogEntry,
+    )
 
     LogEntry.objects.log_actions(
-        actor.user.pk, [run], CHANGE, change_message=what, single_object=True
+        actor.user.pk,
+        [run],
+        DELETION if is_deletion else CHANGE,
+        change_message=what,
+        single_object=True,
     )

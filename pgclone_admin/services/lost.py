@@ -24,7 +24,7 @@ from ..models import SILENT_AFTER, Dump, RestoreRun, Run, RunEvent, Status
 from ..options import Arguments, resolve
 from . import actors
 from .actors import Actor
-from .audit import audit, tell
+from .audit import audit, audit_without_row, tell
 from .recovery import recover_beside, recover_site, recover_stored, recover_temporary
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,10 @@ def sweep_for_command(actor: Actor, *, dry_run: bool) -> Iterator[Recovered]:
 def sweep_site(actor: Actor) -> list[Recovered]:
     """:func:`sweep`, and then what dead processes have left anywhere; tells what was done."""
     done = [item for swept in sweep(actor) for item in (given_up(swept.run), *swept.recovered)]
-    done += [item for item in recover_site() if item.outcome is not Outcome.KEPT]
+    left = [item for item in recover_site() if item.outcome is not Outcome.KEPT]
+    for item in left:
+        audit_without_row(item.what, actor, f"cleaned up: {item.outcome}: {item.why}")
+    done += left
     for item in done:
         logger.info("%s had it cleaned up: %s %s", actor.name, item.outcome, item.what)
     return done

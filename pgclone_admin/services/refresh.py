@@ -13,6 +13,7 @@ from ..models import Dump, Status
 from ..store import DumpEntry, DumpStore
 from . import actors
 from .actors import Actor
+from .audit import audit_without_row
 
 CHUNK = 500
 """Rows that are changed together."""
@@ -58,6 +59,9 @@ def refresh(actor: Actor, location: str, *, time_limit: float | None = None) -> 
     new = [entry for key, entry in entries.items() if key not in known]
     deadline = None if time_limit is None else time.monotonic() + time_limit
     added = _add(store, location, new, deadline)
+    if added or gone or back:
+        said = f"{added} new, {len(gone)} missing, {len(back)} there again"
+        audit_without_row(location, actor, f"refreshed the list of dumps: {said}")
     return Refreshed(added, len(gone), len(back), left=len(new) - added)
 
 

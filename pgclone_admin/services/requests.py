@@ -28,7 +28,7 @@ from . import actors
 from .accounts import has_accounts
 from .actors import Actor
 from .anonymity import check_restore, require_anonymized, require_anonymized_copy
-from .audit import audit, log
+from .audit import audit, audit_deletion
 from .copies import check_droppable
 from .declared import in_declared_order, usual_alias, usual_options
 from .restores import Variant, local_target
@@ -116,9 +116,13 @@ def pin_dump(actor: Actor, dump: Dump, *, pinned: bool) -> None:
 
 
 def delete_dump(actor: Actor, dump: Dump) -> None:
-    """Deletes the file of a dump and its manifest, and then the row."""
+    """Deletes the file of a dump and its manifest, and then the row; what people did to it stays
+    written down. A row that has gone meanwhile is done: of two clicks one was faster."""
     actor.require(actors.DELETE)
-    dump.refresh_from_db()
+    rows = Dump.objects.filter(pk=dump.pk)
+    if (found := rows.first()) is None:
+        return
+    dump = found
     if dump.is_active:
         raise Conflict("the dump is being made", hint="Cancel it first.")
     if dump.is_pinned:
@@ -128,8 +132,10 @@ def delete_dump(actor: Actor, dump: Dump) -> None:
         if (user := users.first()) is not None:
             raise Conflict(f"the dump is needed by the run {user.pk}", hint="Cancel that first.")
         DumpStore(dump.location).delete(DumpKey.parse(dump.key))
-    log(dump, actor, "deleted the dump")
-    dump.delete()
+    with transaction.atomic(using=router.db_for_write(Dump)):
+        if rows.select_for_update().exists():
+            audit_deletion(dump, actor)
+            dump.delete()
 
 
 # -- restores

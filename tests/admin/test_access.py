@@ -148,6 +148,7 @@ PAGES: dict[str, Page] = {
     "localdatabase swap": Page(RESTORE, 200, 200, local("held")),
     "localdatabase drop": Page(COPY, 200, 302, local("pre"), changes=True),
     "localdatabase copy": Page(COPY, 200, 200),
+    "runevent changelist": Page(("view_runevent",), 200, 200),
     "configuration changelist": Page(SEE_CONFIGURATIONS, 200, 200),
     "configuration add": Page(("add_configuration",), 200, 302, data=NAMED, changes=True),
     "configuration change": Page(

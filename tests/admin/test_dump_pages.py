@@ -6,7 +6,7 @@ import urllib.request
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from django.contrib.admin.models import LogEntry
+from django.contrib.admin.models import DELETION, LogEntry
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test import AsyncRequestFactory, override_settings
@@ -18,7 +18,10 @@ from django_q.models import OrmQ
 from pgclone_admin.admin.dump_files import streamed
 from pgclone_admin.core.errors import IntegrityError
 from pgclone_admin.models import Configuration, Dump, Kind, RestoreRun, RunEvent, Status
+from pgclone_admin.services.actors import Actor
 from pgclone_admin.services.downloads import Download
+from pgclone_admin.services.requests import delete_dump
+from pgclone_admin.store import DumpStore
 
 pytestmark = pytest.mark.integration
 
@@ -433,6 +436,90 @@ def test_f61_a_pinned_dump_is_not_deleted_until_it_is_unpinned(pages):
     assert not list(pages.storage_root.rglob("*.dump"))
     said = set(LogEntry.objects.values_list("change_message", flat=True))
     assert said == {"pinned", "unpinned", "deleted the dump"}
+
+
+ACTIONS = "/admin/pgclone_admin/runevent/"
+
+
+def test_what_people_did_to_a_dump_can_be_read_after_it_was_deleted(pages):
+    boss = pages.client("view_dump", "delete_dump", "download_dump", "view_runevent")
+    dump = stored(pages)
+    RunEvent.objects.create(dump=dump, text="a line of the log")
+    boss.post(address("pin", dump), {"pinned": "1"})
+    boss.post(address("pin", dump), {"pinned": "0"})
+    boss.post(address("download", dump), {"form": "archive"}).close()
+    before = boss.get(ACTIONS).content.decode()
+    assert address("change", dump) in before
+
+    boss.post(address("delete", dump))
+
+    after = boss.get(ACTIONS).content.decode()
+    assert address("change", dump) not in after
+    texts = ["pinned", "unpinned", "downloaded the dump (archive)"]
+    texts.append(f"deleted the dump, of {pages.location}")
+    for event, text in zip(RunEvent.objects.order_by("at", "pk"), texts, strict=True):
+        assert (event.text, event.person) == (text, boss.user.username)
+        assert event.about == dump.key
+        assert text in after
+    assert dump.key in after
+    assert "a line of the log" not in before
+    deleted = LogEntry.objects.get(change_message="deleted the dump")
+    assert (deleted.action_flag, deleted.object_repr) == (DELETION, dump.key)
+    searched = boss.get(f"{ACTIONS}?q=unpinned").content.decode()
+    assert "(archive)" not in searched
+
+
+def test_a_refresh_that_finds_something_is_written_down(pages):
+    client = pages.client("view_dump", "create_dump", "view_runevent")
+    client.post(address("refresh", None))
+    assert not RunEvent.objects.exists()
+    gone = pages.dump()
+    client.post(address("refresh", None))
+    event = RunEvent.objects.get()
+    assert (event.person, event.about) == (client.user.username, gone.location)
+    text = "refreshed the list of dumps: 0 new, 1 missing, 0 there again"
+    assert event.text == text
+    assert text in client.get(ACTIONS).content.decode()
+
+
+def test_the_list_of_actions_takes_as_many_queries_for_200_rows_as_for_one(pages):
+    client = pages.superuser()
+    rows = [{"dump": pages.dump()}, {"run": pages.run()}, {"about": "elsewhere"}]
+    RunEvent.objects.bulk_create(RunEvent(level="audit", text="x", **row) for row in rows)
+    client.get(ACTIONS)
+    with_few = queries(client, ACTIONS)
+    for _ in range(70):
+        rows.append({"dump": pages.dump()})
+        rows.append({"run": pages.run()})
+    RunEvent.objects.bulk_create(RunEvent(level="audit", text="x", **row) for row in rows)
+    assert queries(client, ACTIONS) == with_few
+    assert queries(client, f"{ACTIONS}?all=") == with_few
+
+
+def test_a_dump_that_somebody_else_has_just_deleted_is_deleted(pages):
+    client = pages.client("view_dump", "delete_dump")
+    dump = stored(pages)
+    answers = [client.post(address("delete", dump), follow=True) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert "is not there any more" in answers[1].content.decode()
+    actor = Actor.of(client.user)
+    delete_dump(actor, dump)
+    assert RunEvent.objects.count() == LogEntry.objects.count() == 1
+
+
+def test_of_two_who_delete_a_dump_at_once_one_is_written_down(pages, monkeypatch):
+    dump = stored(pages)
+    first, second = (Actor.of(pages.user("delete_dump")) for _ in range(2))
+    delete = DumpStore.delete
+
+    def overtaken(store, key):
+        monkeypatch.setattr(DumpStore, "delete", delete)
+        delete_dump(second, dump)
+        delete(store, key)
+
+    monkeypatch.setattr(DumpStore, "delete", overtaken)
+    delete_dump(first, dump)
+    assert RunEvent.objects.get().person == second.name
 
 
 # -- downloads ------------------------------------------------------------------------------------

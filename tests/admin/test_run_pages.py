@@ -233,6 +233,19 @@ def test_a_button_gives_up_what_is_lost_and_cleans_up_what_was_left_behind(pages
     assert set(RestoreRun.objects.values_list("status", flat=True)) == {Status.LOST}
 
 
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_what_was_cleaned_up_beside_the_runs_is_written_down(pages):
+    boss = pages.client("view_restorerun", "cancel_run")
+    server, name = pages.site.server, f"{pages.site.name}__temp"
+    server.create_database(name)
+    mark = Mark.new(name=name, kind="temporary", of=pages.site.name)
+    server.run(f'COMMENT ON DATABASE "{name}" IS %s', dbname=name, params=(mark.comment(),))
+    boss.post(address("clean_up"))
+    event = RunEvent.objects.get()
+    assert (event.about, event.person) == (f'the temporary database "{name}"', boss.user.username)
+    assert event.text.startswith("cleaned up: dropped: ")
+
+
 def test_f47_what_no_queue_has_taken_is_queued_again_by_a_button(
     pages, monkeypatch, logged_warnings
 ):

@@ -128,9 +128,10 @@ def test_one_file_has_one_row():
 
 def test_an_event_belongs_to_one_run():
     dump, run = make_dump(), make_run()
-    for owners in ({}, {"dump": dump, "run": run}):
+    for owners in ({}, {"dump": dump, "run": run}, {"dump": dump, "about": "x"}, {"about": ""}):
         with pytest.raises(IntegrityError), transaction.atomic():
             RunEvent.objects.create(text="x", **owners)
+    RunEvent.objects.create(text="x", about="a dump that was deleted")
 
 
 # -- the rest
