@@ -1,4 +1,4 @@
-"""Files of dumps on their way to a browser, and from one."""
+"""Files of dumps on their way to a browser, and from one; and logs on their way to it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,40 @@ from ..services.downloads import Download
 
 def streamed(request: HttpRequest, download: Download) -> StreamingHttpResponse:
     """A download, block by block."""
-    # Django gathers all of a plain iterator in memory where the site runs under ASGI.
-    is_async = isinstance(request, ASGIRequest)
     headers = {"Content-Disposition": f'attachment; filename="{download.file_name}"'}
     if download.size is not None:
         headers["Content-Length"] = str(download.size)
     return StreamingHttpResponse(
-        _in_threads(download.blocks) if is_async else download.blocks,
+        _blocks(request, download.blocks, uses_database=False),
         content_type="application/octet-stream",
         headers=headers,
     )
 
 
-async def _in_threads(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
+def streamed_text(request: HttpRequest, blocks: Iterator[bytes]) -> StreamingHttpResponse:
+    """Text that a browser shows as it is; its blocks may come from the database."""
+    return StreamingHttpResponse(
+        _blocks(request, blocks, uses_database=True),
+        content_type="text/plain; charset=utf-8",
+        headers={"X-Content-Type-Options": "nosniff"},
+    )
+
+
+def _blocks(
+    request: HttpRequest, blocks: Iterator[bytes], *, uses_database: bool
+) -> Iterator[bytes] | AsyncIterator[bytes]:
+    # Django gathers all of a plain iterator in memory where the site runs under ASGI.
+    if not isinstance(request, ASGIRequest):
+        return blocks
+    # A connection belongs to its thread.
+    return _in_threads(blocks, is_one_thread=uses_database)
+
+
+async def _in_threads(blocks: Iterator[bytes], *, is_one_thread: bool) -> AsyncIterator[bytes]:
     def following() -> bytes:
         return next(blocks, b"")
 
-    while block := await sync_to_async(following, thread_sensitive=False)():
+    while block := await sync_to_async(following, thread_sensitive=is_one_thread)():
         yield block
 
 

@@ -284,6 +284,7 @@ class DumpAdmin(DumpRestorePage):
             progress=progress,
             problem=problem_of(dump),
             progress_url=self.own_url("progress", dump.pk),
+            log_url=self.own_url("log", dump.pk),
             facts=facts_of(dump),
             contents=contents_of(dump),
             runs=self._runs_of(request, dump),

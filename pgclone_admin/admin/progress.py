@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice, zip_longest
 from typing import Any
 
+from django.db.models import Q, QuerySet, Value
 from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -17,7 +19,13 @@ from ..queue import NOT_QUEUED
 from . import formats
 
 LOG_LINES = 400
-"""Events that a page shows at most, the last of them."""
+"""Events that a page shows at most, the last of them; without what hooks have said."""
+
+HOOK_LINES = 100
+"""Lines of each hook that a page shows at most, the last of them."""
+
+LOG_BLOCK = 500
+"""Events of a whole log that are read together."""
 
 LOG_TEXT = 2_000
 """Characters of one event that a page shows at most."""
@@ -26,6 +34,16 @@ TOLD = 8_000
 """Characters of what came with an error that a page shows at most."""
 
 MOST_STEPS = 100
+
+MOST_MARKS = 300
+"""Phases, beginnings and ends of hooks that a page looks at."""
+
+BY_HOOK = Q(level=RunEvent.Level.NOTE, text__startswith="  ")
+"""What a hook has said."""
+
+MARK = Q(level=RunEvent.Level.PHASE) | Q(level=RunEvent.Level.NOTE) & (
+    Q(text__startswith=BEGINS) | Q(text__startswith=ENDED)
+)
 
 PATIENCE = timedelta(seconds=30)
 """A worker takes a run that waits in less."""
@@ -50,6 +68,8 @@ class Step:
 class HookOutput:
     name: str
     lines: list[str] = field(default_factory=list)
+    is_cut: bool = False
+    """Whether there are more lines before these."""
     state: str = "now"
     """``now``, ``done`` or ``failed``."""
     duration: str = ""
@@ -161,20 +181,35 @@ class Progress:
 
 
 def progress_of(run: Run) -> Progress:
-    """What is known of a run, in two queries."""
-    owner = {"dump": run} if isinstance(run, Dump) else {"run": run}
-    events = RunEvent.objects.filter(**owner)
-    newest = list(events.order_by("-at", "-pk")[: LOG_LINES + 1])
-    phases = list(events.filter(level=RunEvent.Level.PHASE)[:MOST_STEPS])
-    hooks, log = _split(reversed(newest[:LOG_LINES]))
+    """What is known of a run, in two queries, and a third where hooks have run."""
+    events = _events(run)
+    newest = list(events.exclude(BY_HOOK).order_by("-at", "-pk")[: LOG_LINES + 1])
+    marks = list(events.filter(MARK)[:MOST_MARKS])
+    phases = [mark for mark in marks if mark.level == RunEvent.Level.PHASE][:MOST_STEPS]
     return Progress(
         run=run,
         steps=_steps(run, phases),
-        hooks=hooks,
-        log=log,
+        hooks=_hooks(events.filter(BY_HOOK), marks),
+        log=_log(reversed(newest[:LOG_LINES])),
         is_cut=len(newest) > LOG_LINES,
         rate=_rate(run, phases),
     )
+
+
+def whole_log(run: Run) -> Iterator[bytes]:
+    """All that is kept of what was said and done in a run, as text, block by block."""
+    events = _events(run).iterator(chunk_size=LOG_BLOCK)
+    while block := list(islice(events, LOG_BLOCK)):
+        yield "".join(map(_as_text, block)).encode()
+
+
+def _as_text(event: RunEvent) -> str:
+    said = f"{event.person}: {event.text}" if event.person else event.text
+    return f"{formats.absolute(event.at)}  {event.get_level_display():<7}  {said}\n"
+
+
+def _events(run: Run) -> QuerySet[RunEvent]:
+    return RunEvent.objects.filter(**({"dump": run} if isinstance(run, Dump) else {"run": run}))
 
 
 def waits_in_vain(run: Run) -> bool:
@@ -221,34 +256,59 @@ def _rate(run: Run, phases: list[RunEvent]) -> float | None:
     return run.bytes_done / seconds if seconds > 1 else None
 
 
-def _split(events: Iterable[RunEvent]) -> tuple[list[HookOutput], list[Line]]:
-    """What hooks have said, hook by hook, and everything else."""
+def _hooks(said: QuerySet[RunEvent], marks: list[RunEvent]) -> list[HookOutput]:
+    """The hooks that have begun, each with how it has ended and the last that it has said."""
     hooks: list[HookOutput] = []
-    log: list[Line] = []
-    for event in events:
-        text = _shown(event.text)
-        if event.level == RunEvent.Level.NOTE and text.startswith("  "):
-            if not hooks:
-                # Its beginning is further back than the page goes.
-                hooks.append(HookOutput("…"))
-            hooks[-1].lines.append(text[2:])
+    begins: list[RunEvent] = []
+    for mark in marks:
+        text = _shown(mark.text)
+        if mark.level == RunEvent.Level.PHASE:
             continue
-        if event.level == RunEvent.Level.NOTE and text.startswith(BEGINS):
+        if text.startswith(BEGINS):
             hooks.append(HookOutput(text.removeprefix(BEGINS)))
-        elif event.level == RunEvent.Level.NOTE and hooks:
+            begins.append(mark)
+        elif hooks:
             hooks[-1].end(text)
-        local = timezone.localtime(event.at)
-        log.append(
-            Line(
-                at=event.at,
-                time=f"{local:%H:%M:%S}",
-                when=formats.absolute(event.at),
-                level=event.level,
-                text=text,
-                person=event.person,
-            )
+    for number, text in _last_of_each(said, begins):
+        hooks[number].lines.append(_shown(text)[2:])
+    for hook in hooks:
+        hook.is_cut = len(hook.lines) > HOOK_LINES
+        hook.lines = hook.lines[-HOOK_LINES:]
+    return hooks
+
+
+def _last_of_each(said: QuerySet[RunEvent], begins: list[RunEvent]) -> list[tuple[int, str]]:
+    """The last lines of each hook, with its number; in one query, however many hooks there are."""
+    parts = []
+    for number, (begin, following) in enumerate(zip_longest(begins, begins[1:])):
+        lines = said.filter(_after(begin))
+        if following is not None:
+            lines = lines.exclude(_after(following))
+        lines = lines.annotate(number=Value(number)).order_by("-at", "-pk")
+        parts.append(lines.values_list("number", "at", "pk", "text")[: HOOK_LINES + 1])
+    if not parts:
+        return []
+    first, *others = parts
+    found = sorted(first.union(*others, all=True) if others else first)
+    return [(number, text) for number, _at, _pk, text in found]
+
+
+def _after(event: RunEvent) -> Q:
+    return Q(at__gt=event.at) | Q(at=event.at, pk__gt=event.pk)
+
+
+def _log(events: Iterable[RunEvent]) -> list[Line]:
+    return [
+        Line(
+            at=event.at,
+            time=f"{timezone.localtime(event.at):%H:%M:%S}",
+            when=formats.absolute(event.at),
+            level=event.level,
+            text=_shown(event.text),
+            person=event.person,
         )
-    return hooks, log
+        for event in events
+    ]
 
 
 def _shown(text: str) -> str:

@@ -118,6 +118,7 @@ class RestoreRunAdmin(ReadingAdmin):
             progress=progress,
             problem=problem_of(run),
             progress_url=self.own_url("progress", run.pk),
+            log_url=self.own_url("log", run.pk),
             facts=facts_of(run),
             result=result_of(run),
             dump=dump_of(run) if request.user.has_perm("pgclone_admin.view_dump") else None,

@@ -33,7 +33,8 @@ from ..services import lost, requests
 from ..services.actors import CANCEL, Actor
 from ..services.requests import needed_for
 from . import formats
-from .progress import GIVE_UP, REQUEUE, Progress, progress_of
+from .dump_files import streamed_text
+from .progress import GIVE_UP, REQUEUE, Progress, progress_of, whole_log
 
 if TYPE_CHECKING:
     BaseAdmin = admin.ModelAdmin[Any]
@@ -195,7 +196,7 @@ class ReadingAdmin(BaseAdmin):
     # -- runs
 
     def run_urls(self) -> list[Any]:
-        """What every page of a run can do: tell how far it is, and three buttons."""
+        """What every page of a run can do: tell how far it is and its log, and three buttons."""
         one = "<path:object_id>"
         return [
             path(
@@ -203,6 +204,7 @@ class ReadingAdmin(BaseAdmin):
                 self.reading(self.progress_view),
                 name=self.url_name("progress"),
             ),
+            path(f"{one}/log/", self.reading(self.log_view), name=self.url_name("log")),
             *(
                 path(f"{one}/{page}/", self.posting(permission, act), name=self.url_name(name))
                 for page, name, permission, act in (
@@ -261,6 +263,11 @@ class ReadingAdmin(BaseAdmin):
         """How far a run is, for the script of its page."""
         run = self.read(request, object_id)
         return JsonResponse(progress_of(run).as_json())
+
+    def log_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        """The whole log of a run, as text."""
+        run = self.read(request, object_id)
+        return streamed_text(request, whole_log(run))
 
     def reading(self, view: View) -> View:
         return self.admin_site.admin_view(require_safe(view))

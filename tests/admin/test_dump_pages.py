@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from pgclone_admin.admin.dump_files import streamed
+from pgclone_admin.admin.dump_files import streamed, streamed_text
 from pgclone_admin.core.errors import IntegrityError
 from pgclone_admin.models import Configuration, Dump, Kind, RestoreRun, RunEvent, Status
 from pgclone_admin.services.actors import Actor
@@ -573,6 +573,7 @@ def test_a_download_is_read_piece_by_piece_under_asgi_too(pages):
     request = AsyncRequestFactory().post("/")
     answer = streamed(request, Download("x", iter([b"a", b"b"])))
     assert answer.is_async
+    assert streamed_text(request, iter([b"a", b"b"])).is_async
 
 
 def test_a_form_of_download_that_is_not_known_is_refused(pages):

@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from pgclone_admin.admin.progress import LOG_LINES, LOG_TEXT
+from pgclone_admin.admin.progress import HOOK_LINES, LOG_LINES, LOG_TEXT
 from pgclone_admin.core.marks import Mark
 from pgclone_admin.models import Kind, RestoreRun, RunEvent, Status
 from pgclone_admin.services import lost
@@ -345,6 +345,51 @@ def test_the_output_of_each_hook_stands_under_its_name_and_not_in_the_log(pages)
     ]
 
 
+def test_a_hook_that_says_much_hides_neither_the_others_nor_the_log(pages):
+    run = running(pages, phase="hooks")
+    say(run, "hooks", RunEvent.Level.PHASE)
+    for text in ("running the hook first", "  said by the first", "the hook first took 0.1 s"):
+        say(run, text)
+    say(run, "running the hook loud")
+    RunEvent.objects.bulk_create(
+        RunEvent(run=run, text=f"  line {n}") for n in range(LOG_LINES + HOOK_LINES)
+    )
+    say(run, "the hook loud failed after 2.0 s")
+    client = pages.client("view_restorerun")
+
+    progress = client.get(address("change", run)).context["progress"]
+
+    first, loud = progress.hooks
+    assert (first.name, first.lines, first.state) == ("first", ["said by the first"], "done")
+    assert (loud.state, len(loud.lines), loud.is_cut) == ("failed", HOOK_LINES, True)
+    assert loud.lines[-1] == f"line {LOG_LINES + HOOK_LINES - 1}"
+    assert progress.log[0].text == "hooks"
+    assert not progress.is_cut
+    assert f"the last {HOOK_LINES} lines" in shown(client, run)
+
+
+def test_the_whole_log_of_a_run_is_text(pages):
+    run = running(pages)
+    say(run, EVIL, RunEvent.Level.WARNING)
+    say(run, "cancelled", RunEvent.Level.AUDIT, person="ada")
+    RunEvent.objects.bulk_create(RunEvent(run=run, text=f"  line {n}") for n in range(1_200))
+    client = pages.client("view_restorerun")
+    assert address("log", run) in shown(client, run)
+
+    answer = client.get(address("log", run))
+
+    assert answer.streaming
+    assert answer["Content-Type"] == "text/plain; charset=utf-8"
+    assert answer["X-Content-Type-Options"] == "nosniff"
+    assert "no-store" in answer["Cache-Control"]
+    lines = b"".join(answer.streaming_content).decode().splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC  warning  .*", lines[0])
+    assert lines[0].endswith(EVIL)
+    assert lines[1].endswith("  action   ada: cancelled")
+    assert len(lines) == 1_202
+    assert lines[-1].endswith("  note       line 1199")
+
+
 def test_what_is_shown_of_a_log_is_bounded(pages):
     run = running(pages)
     at = timezone.now()
@@ -402,7 +447,7 @@ def test_f60_the_live_log_of_a_run_is_for_who_may_see_it(pages):
     say(run, "a table of salaries")
     seer = pages.client("view_restorerun")
     others = pages.client("view_dump", "restore_database", "cancel_run", "copy_database")
-    for page in ("change", "progress", "history"):
+    for page in ("change", "progress", "log", "history"):
         assert others.get(address(page, run)).status_code == 403
         assert "/login/" in Client().get(address(page, run))["Location"]
     told = seer.get(address("progress", run))
