@@ -73,7 +73,8 @@
                 redirect: "manual",
             });
             if (answer.type === "opaqueredirect" || answer.status === 403) {
-                say(run.dataset.loggedOut);
+                // The login page; or a login whose permissions are others than before.
+                say(answer.status === 403 ? run.dataset.forbidden : run.dataset.loggedOut);
                 pause = LONGEST_AFTER_ERRORS;
             } else if (!answer.ok) {
                 throw new Error(String(answer.status));

@@ -21,7 +21,7 @@ from example_project.serve import LOGIN, Site
 from tests.support import S3_ACCESS_KEY, S3_CANARY
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.s3 import REGION, Bucket
-from tests.support.shop import BROWSER, DRIVER, chromium, shop_environment
+from tests.support.shop import BROWSER, DRIVER, chromium, manage, shop_environment
 
 pytestmark = [
     pytest.mark.e2e,
@@ -267,6 +267,39 @@ def test_a_restore_takes_nothing_but_the_keyboard(
 
         assert shop.contents().differences(before) == []
         tab_to(browser, says("Undo with :pre…"))
+
+
+RUN_THAT_GOES_ON = """
+from datetime import timedelta
+from django.utils import timezone
+from pgclone_admin.models import *
+now = timezone.now()
+print(RestoreRun.objects.create(kind="drill", status="running", started_at=now, target="x",
+    database="default", heard_at=now + timedelta(hours=1), worker="far:1", process="far:1:1").pk)
+"""
+
+
+def test_who_may_not_watch_any_more_is_told_why(environment: dict[str, str], browser: Any) -> None:
+    site = Site(environment)
+
+    def shell(code: str) -> str:
+        return manage(environment, "shell", "--no-imports", "-c", code)
+
+    def wait_for_notice(text: str) -> None:
+        def is_told(_: Any) -> bool:
+            return text in browser.find_element(By.CSS_SELECTOR, "[data-notice]").text
+
+        WebDriverWait(browser, PATIENCE).until(is_told)
+
+    with site.running():
+        log_in(browser, site)
+        pk = shell(RUN_THAT_GOES_ON)
+        browser.get(f"{site.url}pgclone_admin/restorerun/{pk}/change/")
+        users = "from django.contrib.auth.models import User; User.objects"
+        shell(f"{users}.update(is_superuser=False)")
+        wait_for_notice("You are logged in, but you may not see this any more")
+        shell(f"{users}.update(is_staff=False)")
+        wait_for_notice("You are not logged in any more")
 
 
 def test_everything_works_without_javascript(environment: dict[str, str], tmp_path: Path) -> None:
