@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,6 @@ from example_project.serve import LOGIN, Site
 from tests.support.shop import BROWSER, DRIVER, chromium, manage, shop_environment
 
 LOOKS = {"light": (1280, "light"), "dark": (1280, "dark"), "narrow": (400, "light")}
-
-LINKS = "#result_list tbody a"
 
 OTHER_STATES = """
 from datetime import timedelta
@@ -42,8 +41,33 @@ run = make("failed", 7200, kind="restore", finished_at=now, phase="restoring",
     "this one.", error="the dump is damaged: its SHA-256 is not that of its manifest")
 run.events.create(level="warning", text="the role of this connection is a superuser")
 make("running", 900, kind="verify", phase="verifying")
-run = make("queued", 300, kind="verify", error_code="not_queued", error="the queue cannot be "
+make("queued", 300, kind="verify", error_code="not_queued", error="the queue cannot be "
     "reached: ConnectionError", hint="Start the broker of django-q2, then queue it again.")
+run = make("failed", 600, kind="restore", finished_at=now, phase="hooks", error_code="hook_failed",
+    error="the hook \\"tidy\\" failed: no such column\\nline 1", hint="Correct the hook.")
+for text in ["running the hook migrate", "  Applying shop.0001_initial... OK",
+    "the hook migrate took 1.2 s", "running the hook tidy", *[f"  row {n}" for n in range(300)],
+    "the hook tidy failed after 3.4 s"]:
+    run.events.create(text=text)
+dump = Dump.objects.create(status="failed", location=done.location, database="default",
+    instance="web1", requested_by="ada", requested_at=now, started_at=now, finished_at=now,
+    error="the table \\"shop_order\\" is locked", error_code="lock_timeout", hint="Wait for it.")
+for text, about in [("pinned", done.key), ("deleted the dump, of " + done.location, done.key),
+    ("refreshed the list of dumps: 3 new, 0 missing, 0 there again", done.location)]:
+    RunEvent.objects.create(level="audit", person="ada", text=text, about=about)
+Configuration.objects.create(name="weekly", pre_swap_hooks=["migrate"])
+"""
+
+ROWS = """
+import json
+from pgclone_admin.models import *
+print(json.dumps({
+    "dump": Dump.objects.filter(status="succeeded").latest("pk").pk,
+    "failed_dump": Dump.objects.filter(status="failed").latest("pk").pk,
+    "runs": [run.pk for run in RestoreRun.objects.all()],
+    "local": {row.mark.kind: row.pk for row in LocalDatabase.objects.all()},
+    "configuration": Configuration.objects.get().pk,
+}))
 """
 
 
@@ -59,13 +83,14 @@ def main(folder: Path) -> int:
         manage(environment, "pgclone", "restore", key, "--to", ":beside")
         manage(environment, "pgclone", "restore", key, "--hold")
         manage(environment, "shell", "--no-imports", "-c", OTHER_STATES)
+        rows = json.loads(manage(environment, "shell", "--no-imports", "-c", ROWS))
         site = Site(environment)
         with site.running(), chromium(Path(profile)) as browser:
             browser.get(site.url)
             browser.find_element(By.NAME, "username").send_keys(LOGIN)
             browser.find_element(By.NAME, "password").send_keys(site.password)
             browser.find_element(By.CSS_SELECTOR, "[type=submit]").click()
-            for name, url in pages(browser, f"{site.url}pgclone_admin/"):
+            for name, url in pages(f"{site.url}pgclone_admin/", rows):
                 for look, (width, scheme) in LOOKS.items():
                     path = folder / f"{name}-{look}.png"
                     take(browser, url, path, width=width, scheme=scheme)
@@ -73,36 +98,28 @@ def main(folder: Path) -> int:
     return 0
 
 
-def pages(browser: Any, app: str) -> Iterator[tuple[str, str]]:
-    """Names and addresses; of each list the page of its first entry, and what leads on from it."""
+def pages(app: str, rows: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and addresses: every page that there is to look at, of each state of a run, and of each
+    kind of local database."""
     yield "index", app
-    for model in ("dump", "restorerun", "localdatabase", "configuration"):
+    for model in ("dump", "restorerun", "localdatabase", "runevent", "configuration"):
         yield f"{model}s", f"{app}{model}/"
-        browser.get(f"{app}{model}/")
-        tools = [
-            a.get_attribute("href")
-            for a in browser.find_elements(By.CSS_SELECTOR, ".object-tools a")
-        ]
-        for address in filter(None, tools):
-            yield f"{model}s-{address.rstrip('/').rpartition('/')[2]}", address
-        browser.get(f"{app}{model}/")
-        if not (entries := browser.find_elements(By.CSS_SELECTOR, LINKS)):
-            continue
-        if model == "restorerun":
-            runs = [str(entry.get_attribute("href")) for entry in entries]
-            yield from ((f"restorerun-{number}", run) for number, run in enumerate(runs))
-            browser.get(f"{app}{model}/")
-            entries = browser.find_elements(By.CSS_SELECTOR, LINKS)
-        entry = str(entries[0].get_attribute("href"))
-        yield model, entry
-        browser.get(entry)
-        actions = [
-            a.get_attribute("href")
-            for a in browser.find_elements(By.CSS_SELECTOR, ".pgclone-actions a")
-        ]
-        for address in filter(None, actions):
-            last = address.partition("?")[0].rstrip("/").rpartition("/")[2]
-            yield f"{model}-{last}", address
+    for page in ("dump-now", "import"):
+        yield f"dumps-{page}", f"{app}dump/{page}/"
+    yield "localdatabases-copy", f"{app}localdatabase/copy/"
+    yield "configurations-add", f"{app}configuration/add/"
+    for page in ("change", "restore", "delete", "history"):
+        yield f"dump-{page}", f"{app}dump/{rows['dump']}/{page}/"
+    yield "dump-failed", f"{app}dump/{rows['failed_dump']}/change/"
+    for number, run in enumerate(rows["runs"]):
+        yield f"restorerun-{number}", f"{app}restorerun/{run}/change/"
+    yield "restorerun-history", f"{app}restorerun/{rows['runs'][0]}/history/"
+    for kind, oid in rows["local"].items():
+        ways = {"held": ["swap"], "pre": ["restore"]}
+        for page in ("change", "drop", *ways.get(kind, [])):
+            yield f"localdatabase-{kind}-{page}", f"{app}localdatabase/{oid}/{page}/"
+    for page in ("change", "history", "delete"):
+        yield f"configuration-{page}", f"{app}configuration/{rows['configuration']}/{page}/"
 
 
 def take(browser: Any, url: str, path: Path, *, width: int, scheme: str) -> None:

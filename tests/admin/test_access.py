@@ -15,7 +15,7 @@ import pytest
 from django.contrib import admin
 from django.contrib.auth.models import Permission
 from django.test import Client, RequestFactory
-from django.urls import reverse
+from django.urls import resolve, reverse
 from django.utils import timezone
 
 from pgclone_admin.core.marks import Mark
@@ -23,6 +23,7 @@ from pgclone_admin.models import Configuration, Dump, Kind, RestoreRun, Status
 from pgclone_admin.queue import NOT_QUEUED
 from pgclone_admin.services import lost
 from pgclone_admin.services.local_databases import local_databases
+from tests import screenshots
 from tests.admin.conftest import Pages
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
@@ -231,6 +232,20 @@ def test_f56_every_action_stands_in_the_table(pages: Pages) -> None:
         for action in model_admin.get_actions(request)
     }
     assert found == set(ACTIONS)
+
+
+def test_every_page_that_can_be_looked_at_is_pictured() -> None:
+    rows = {"dump": 1, "failed_dump": 2, "runs": [3], "configuration": 4}
+    local_databases = {"pre": 5, "held": 6}
+    taken = screenshots.pages(f"/admin/{APP}/", {**rows, "local": local_databases})
+    pictured = {resolve(path).url_name for _name, path in taken}
+    for_programs = {"progress", "log"}
+    expected = {
+        f"{APP}_{name.replace(' ', '_')}"
+        for name, page in PAGES.items()
+        if page.get == 200 and name.split()[1] not in for_programs
+    }
+    assert pictured == {"app_list", *expected}
 
 
 @pytest.mark.parametrize("name", PAGES)
