@@ -52,7 +52,7 @@ for text in ["running the hook migrate", "  Applying shop.0001_initial... OK",
 dump = Dump.objects.create(status="failed", location=done.location, database="default",
     instance="web1", requested_by="ada", requested_at=now, started_at=now, finished_at=now,
     error="the table \\"shop_order\\" is locked", error_code="lock_timeout", hint="Wait for it.")
-for text, about in [("pinned", done.key), ("deleted the dump, of " + done.location, done.key),
+for text, about in [("pinned", done.key), ("deleted the dump from " + done.location, done.key),
     ("refreshed the list of dumps: 3 new, 0 missing, 0 there again", done.location)]:
     RunEvent.objects.create(level="audit", person="ada", text=text, about=about)
 Configuration.objects.create(name="weekly", pre_swap_hooks=["migrate"])

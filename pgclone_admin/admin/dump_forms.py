@@ -117,7 +117,9 @@ def _usually(configs: list[str]) -> str:
             names = ", ".join(_usual(config)) or _("none")
         except PgcloneError:
             continue  # whoever dumps with it is told
-        said.append(f"{config}: {names}" if config else names)
+        if config:
+            names = _("with “%(config)s”: %(hooks)s") % {"config": config, "hooks": names}
+        said.append(names)
     return _("Otherwise those run that are usual: %(hooks)s.") % {"hooks": "; ".join(said)}
 
 

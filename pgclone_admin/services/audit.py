@@ -22,9 +22,10 @@ def audit_without_row(about: str, actor: Actor, what: str) -> None:
 def audit_deletion(dump: Dump, actor: Actor) -> None:
     """Writes down who deletes the dump, and lets what others did to it outlive its row."""
     about = dump.key or f"dump {dump.pk} of {dump.database}"
+    where = f"from {dump.location}" if dump.key else "that had no file"
     actions = RunEvent.objects.filter(dump=dump, level=RunEvent.Level.AUDIT)
     actions.update(dump=None, about=about)
-    audit_without_row(about, actor, f"deleted the dump, of {dump.location}")
+    audit_without_row(about, actor, f"deleted the dump {where}")
     log(dump, actor, "deleted the dump", is_deletion=True)
 
 

@@ -456,7 +456,7 @@ def test_what_people_did_to_a_dump_can_be_read_after_it_was_deleted(pages):
     after = boss.get(ACTIONS).content.decode()
     assert address("change", dump) not in after
     texts = ["pinned", "unpinned", "downloaded the dump (archive)"]
-    texts.append(f"deleted the dump, of {pages.location}")
+    texts.append(f"deleted the dump from {pages.location}")
     for event, text in zip(RunEvent.objects.order_by("at", "pk"), texts, strict=True):
         assert (event.text, event.person) == (text, boss.user.username)
         assert event.about == dump.key

@@ -305,7 +305,8 @@ def test_a_dump_runs_the_usual_hooks_of_its_configuration_unless_others_are_chos
     configs = {"nightly": {"pre_dump_hooks": [LOUD, tidy]}, "bare": {"pre_dump_hooks": []}}
     with override_settings(PGCLONE_PRE_DUMP_HOOKS=[tidy], PGCLONE_CONFIGS=configs):
         form = client.get(CREATE).content.decode()
-        assert "usual: tidy; bare: none; nightly: loud, tidy; of-the-admin: tidy." in form
+        usual = "usual: tidy; with “bare”: none; with “nightly”: loud, tidy; "
+        assert f"{usual}with “of-the-admin”: tidy." in form
         before = len(notes(pages))
         loud = f"good hook in {pages.site.name}"
         for posted, config, ran in (
