@@ -26,6 +26,7 @@ from .core.errors import Cancelled, Conflict, PgcloneError, TimedOut
 from .core.process import scrubbed
 from .core.progress import Reporter
 from .databases import secrets
+from .hooks.running import BEGINS, ENDED
 from .models import Dump, Kind, RestoreRun, Run, RunEvent, Status
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ DEAF_FOR = 2.0
 
 MOST_NOTES = 5_000
 LONGEST_TEXT = 4_000
-"""How much of a run's log is kept: a hook may say more than anybody can read."""
+"""How much of a run's log is kept, of each hook: one may say more than anybody can read."""
 
 
 class RunReporter:
@@ -145,6 +146,9 @@ class RunReporter:
 
     def _add(self, level: RunEvent.Level, text: str) -> None:
         if level == RunEvent.Level.NOTE:
+            if text.startswith((BEGINS, ENDED)):
+                # What a hook says is not at the cost of what comes after it.
+                self._notes = 0
             self._notes += 1
             if self._notes > MOST_NOTES:
                 return

@@ -210,6 +210,29 @@ def test_f59_what_cannot_be_stored_is_stored_otherwise_and_no_more_than_enough(m
     assert fresh(dump).status == Status.SUCCEEDED
 
 
+def test_a_hook_that_says_too_much_silences_nobody_after_it(monkeypatch):
+    monkeypatch.setattr(recording, "MOST_NOTES", 5)
+    dump = make_dump()
+    with RunReporter(dump) as reporter:
+        reporter.note("running the hook loud")
+        for number in range(50):
+            reporter.note(f"  {number}")
+        reporter.note("the hook loud took 1.0 s")
+        reporter.note("running the hook next")
+        reporter.note("  said by the next")
+        reporter.note("the hook next took 0.1 s")
+    reporter.finish(Status.SUCCEEDED)
+    assert texts(dump) == [
+        "running the hook loud",
+        *(f"  {number}" for number in range(3)),
+        "more was said, which is not kept",
+        "the hook loud took 1.0 s",
+        "running the hook next",
+        "  said by the next",
+        "the hook next took 0.1 s",
+    ]
+
+
 def test_a_row_that_is_gone_stops_nobody(logged_warnings):
     dump = make_dump()
     with RunReporter(dump) as reporter:
