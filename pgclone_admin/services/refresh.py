@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,7 @@ def refresh(actor: Actor, location: str, *, time_limit: float | None = None) -> 
     the next refresh, which goes on there; each makes one row at least.
     """
     actor.require(*actors.REFRESH)
+    deadline = None if time_limit is None else time.monotonic() + time_limit
     store = DumpStore(location)
     # In this order: a dump that is finished in between is not taken for one that has gone.
     known = dict(
@@ -57,28 +59,32 @@ def refresh(actor: Actor, location: str, *, time_limit: float | None = None) -> 
             rows = Dump.objects.filter(location=location, key__in=keys[start : start + CHUNK])
             rows.filter(status=before).update(status=after)
     new = [entry for key, entry in entries.items() if key not in known]
-    deadline = None if time_limit is None else time.monotonic() + time_limit
-    added = _add(store, location, new, deadline)
-    if added or gone or back:
-        said = f"{added} new, {len(gone)} missing, {len(back)} there again"
-        audit_without_row(location, actor, f"refreshed the list of dumps: {said}")
+    added = 0
+    try:
+        for count in _add(store, location, new, deadline):
+            added += count
+    finally:
+        if added or gone or back:
+            said = f"{added} new, {len(gone)} missing, {len(back)} there again"
+            audit_without_row(location, actor, f"refreshed the list of dumps: {said}")
     return Refreshed(added, len(gone), len(back), left=len(new) - added)
 
 
-def _add(store: DumpStore, location: str, entries: list[DumpEntry], deadline: float | None) -> int:
-    """How many of them have got a row in time."""
-    added = 0
-    is_over = False
-    while added < len(entries) and not is_over:
+def _add(
+    store: DumpStore, location: str, entries: list[DumpEntry], deadline: float | None
+) -> Iterator[int]:
+    """Makes their rows while there is time, and tells each time how many."""
+    for start in range(0, len(entries), AT_ONCE):
         rows = []
-        for entry in entries[added : added + AT_ONCE]:
+        for entry in entries[start : start + AT_ONCE]:
             rows.append(_row(store, location, entry))
             is_over = deadline is not None and time.monotonic() >= deadline
             if is_over:
                 break
         Dump.objects.bulk_create(rows, ignore_conflicts=True)
-        added += len(rows)
-    return added
+        yield len(rows)
+        if is_over:
+            return
 
 
 def _row(store: DumpStore, location: str, entry: DumpEntry) -> Dump:

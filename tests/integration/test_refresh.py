@@ -8,7 +8,7 @@ import pytest
 
 from pgclone_admin.core.errors import StorageError
 from pgclone_admin.core.progress import SilentReporter
-from pgclone_admin.models import Dump, Status
+from pgclone_admin.models import Dump, RunEvent, Status
 from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services import dumps
 from pgclone_admin.services.actors import Actor
@@ -77,6 +77,8 @@ def test_what_was_read_before_a_storage_fails_is_kept(office, monkeypatch):
         with pytest.raises(StorageError):
             refresh(SYSTEM, location(office))
     assert listed() == keys[:AT_ONCE]
+    (written,) = RunEvent.objects.values_list("text", flat=True)
+    assert f": {AT_ONCE} new, 0 missing" in written
     assert refresh(SYSTEM, location(office)).added == 5
     assert Dump.objects.filter(instance="far", requested_by="ada").count() == AT_ONCE + 4
 
