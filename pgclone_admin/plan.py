@@ -144,6 +144,8 @@ class Question:
     lose_settings: Collection[str] = ()
     hold: bool = False
     replaces_beside: bool = True
+    prove: bool = True
+    """Whether a tiny database may be made for it, and dropped."""
     most_bytes: int | None = None
     """What the database and its copies may take on the disk of the server."""
 
@@ -157,7 +159,8 @@ def make_plan(
 ) -> Plan:
     """Looks at everything that a restore needs, changes nothing that lasts.
 
-    A tiny database is made, entered and dropped: the proof that a restore can work here.
+    With ``prove`` a tiny database is made, entered and dropped: the proof that a restore can work
+    here.
     """
     live = server.database(question.live)
     model = live or server.pattern()
@@ -191,7 +194,7 @@ def make_plan(
         replaces_beside=question.replaces_beside,
     )
     plan.collect(target.all())
-    if not plan.obstacles:
+    if question.prove and not plan.obstacles:
         access = server.params.with_role(server.role_to_take(model.owner))
         try:
             left = target.can_make_one(access)

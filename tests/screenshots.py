@@ -61,11 +61,12 @@ Configuration.objects.create(name="weekly", pre_swap_hooks=["migrate"])
 ROWS = """
 import json
 from pgclone_admin.models import *
+from pgclone_admin.services.local_databases import local_databases
 print(json.dumps({
     "dump": Dump.objects.filter(status="succeeded").latest("pk").pk,
     "failed_dump": Dump.objects.filter(status="failed").latest("pk").pk,
     "runs": [run.pk for run in RestoreRun.objects.all()],
-    "local": {row.mark.kind: row.pk for row in LocalDatabase.objects.all()},
+    "local": {row.mark.kind: row.pk for row in local_databases()},
     "configuration": Configuration.objects.get().pk,
 }))
 """

@@ -23,7 +23,7 @@ from ..core.server import Server, refused
 from ..databases import live_name, maintenance_params
 from ..models import ACTIVE, REPLACING, Dump, RestoreRun, Status
 from ..options import Arguments, resolve
-from ..plan import Obstacle
+from ..plan import Obstacle, Plan
 from ..services import requests
 from ..services.accounts import Outlook, Stay, outlook_of_dump
 from ..services.actors import RESTORE
@@ -120,6 +120,8 @@ class RestorePages(ReadingAdmin):
                 return None
             confirmed_oid = asked.confirm.cleaned_data["confirm_oid"]
         try:
+            if _plan_of(form, prove=True).obstacles:
+                return None  # the page tells them
             return requests.request_restore(
                 actor_of(request),
                 form.given(),
@@ -214,8 +216,8 @@ def _look(asked: Asked, request: HttpRequest, outlook: Outlooks) -> None:
     try:
         live = live_name(form.alias)
         oid = live_oid(form.alias, live)
-        options = resolve(Arguments(**form.given()), verb="restore")
-        plan = plan_restore(options, variant=form.variant())
+        # Who only looks makes nothing on the server, however often.
+        plan = _plan_of(form, prove=request.method == "POST")
     except (PgcloneError, psycopg2.Error) as error:
         told = error if isinstance(error, PgcloneError) else refused(error)
         asked.obstacles.append(Obstacle(told.code, told.message, told.hint))
@@ -245,6 +247,11 @@ def _look(asked: Asked, request: HttpRequest, outlook: Outlooks) -> None:
             f'the database "{live}" is another one than when you saw the plan',
             hint="Nothing was changed. Read the plan below again.",
         )
+
+
+def _plan_of(form: RestoreForm, *, prove: bool) -> Plan:
+    options = resolve(Arguments(**form.given()), verb="restore")
+    return plan_restore(options, variant=form.variant(), prove=prove)
 
 
 def live_oid(alias: str, live: str) -> int | None:

@@ -151,7 +151,7 @@ def _run_post_swap_hooks(
     return results
 
 
-def plan_restore(options: Options, *, variant: Variant = DEFAULT) -> Plan:
+def plan_restore(options: Options, *, variant: Variant = DEFAULT, prove: bool = True) -> Plan:
     """What :func:`restore` with the same arguments would do, and what stands in its way."""
     notes: list[str] = []
     prepared = _prepare(options, variant, note=notes.append)
@@ -169,6 +169,7 @@ def plan_restore(options: Options, *, variant: Variant = DEFAULT) -> Plan:
         lose_settings=request.lose_settings,
         hold=request.hold,
         replaces_beside=request.replaces_beside,
+        prove=prove,
         most_bytes=request.most_bytes,
     )
     with Server.connected(request.maintenance) as server:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from datetime import timedelta
 
@@ -22,6 +23,7 @@ from pgclone_admin.services.actors import Actor
 from pgclone_admin.services.declared import in_declared_order
 from pgclone_admin.services.refresh import refresh
 from pgclone_admin.services.restores import Variant
+from tests.support.places import no_database_is_made
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -199,7 +201,9 @@ def test_f59_a_configuration_of_the_admin_declares_no_hook(pages, dump):
 
 
 def test_only_a_superuser_can_trust_a_dump_of_somebody_else(pages):
-    foreign = pages.dump()
+    foreign = pages.made_dump()
+    (pages.storage_root / f"{foreign.key}.json").unlink()
+    Dump.objects.update(manifest=None)
     boss, client = pages.superuser(), pages.client(RESTORE)
 
     assert "Trust this dump" in boss.get(url_of(foreign)).content.decode()
@@ -232,6 +236,22 @@ def test_what_stands_in_the_way_is_told_and_leaves_no_button(pages):
     response = pages.client(RESTORE).get(url_of(missing))
     assert response.status_code == 409
     assert "This dump has no file that could be restored" in response.content.decode()
+
+
+def test_who_looks_makes_nothing_on_the_server_and_who_confirms_proves_that_it_works(pages, dump):
+    server, live = pages.site.server, pages.site.name
+    client = pages.client(RESTORE)
+    with no_database_is_made(server):
+        shown = client.get(url_of(dump))
+        client.head(url_of(dump))
+    # A setting that only a superuser may give to another database.
+    server.run(f'ALTER DATABASE "{live}" SET log_min_duration_statement = 60000')
+    answer = client.post(url_of(dump), confirmation(pages, shown))
+    text = html.unescape(answer.content.decode())
+    assert "log_min_duration_statement" in text.partition("This stands in the way:")[2]
+    assert not RestoreRun.objects.exists()
+    server.run(f'ALTER DATABASE "{live}" RESET log_min_duration_statement')
+    assert client.post(url_of(dump), confirmation(pages, shown)).status_code == 302
 
 
 def test_where_restores_are_disabled_the_page_says_so_and_makes_none(pages, dump):
