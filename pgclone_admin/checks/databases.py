@@ -10,7 +10,8 @@ from django.db import connections
 from pgconnection.core import _Databases
 
 from ..core.errors import PgcloneError
-from ..routing import SharedDatabases, connects_again
+from ..reconnecting import connects_again
+from ..routing import SharedDatabases
 from ..settings import settings
 
 
@@ -61,7 +62,8 @@ def check_connecting(**_kwargs: Any) -> list[CheckMessage]:
         checks.Warning(
             "what connects to a database while a restore is swapped in can fail once: "
             + ", ".join(impatient),
-            hint='Write "connection_factory": pgclone_admin.routing.connect_again in its OPTIONS.'
+            hint='Write "connection_factory": pgclone_admin.reconnecting.connect_again in its '
+            "OPTIONS."
             if is_ours
             else "Write DATABASES = pgclone_admin.routing.configure({...}).",
             id="pgclone_admin.W002",

@@ -78,7 +78,7 @@ def connected_during_a_swap(site):
 @pytest.fixture
 def failure(caplog):
     """How a connection fails by the settings of a project, and how often it was tried again."""
-    caplog.set_level(logging.INFO, "pgclone_admin.routing")
+    caplog.set_level(logging.INFO, "pgclone_admin.reconnecting")
 
     def fail(database, **changes):
         caplog.clear()

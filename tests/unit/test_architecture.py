@@ -46,6 +46,7 @@ LAYERS = [
             "models",
             "store",
             "storage",
+            "reconnecting",
             "routing",
             "hooks",
             "options",
@@ -286,6 +287,7 @@ def test_every_module_has_a_place_and_imports_nothing_that_stands_before_it(modu
             for lower in (
                 "storage",
                 "store",
+                "reconnecting",
                 "routing",
                 "hooks",
                 "options",

@@ -12,7 +12,8 @@ from django.core.checks import run_checks
 from django.test import override_settings
 
 from pgclone_admin import checks
-from pgclone_admin.routing import configure, connect_again
+from pgclone_admin.reconnecting import connect_again
+from pgclone_admin.routing import configure
 from tests.unit.helpers import SetDatabases, alias_settings, three_aliases
 
 
@@ -245,7 +246,7 @@ def test_an_engine_that_configure_does_not_know_by_its_name_is_a_warning(
     set_databases(configured)
     assert ours() == [("pgclone_admin.W002", f"{CAN_FAIL}other")]
     assert hints("W002") == [
-        'Write "connection_factory": pgclone_admin.routing.connect_again in its OPTIONS.'
+        'Write "connection_factory": pgclone_admin.reconnecting.connect_again in its OPTIONS.'
     ]
 
 

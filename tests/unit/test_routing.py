@@ -22,15 +22,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connections
 from pgconnection.core import _Databases
 
-from pgclone_admin import routing
+from pgclone_admin import reconnecting
 from pgclone_admin.core.errors import HookFailed
 from pgclone_admin.databases import protected_names, secrets
+from pgclone_admin.reconnecting import connect_again, connects_again
 from pgclone_admin.routing import (
     PlainDatabases,
     SharedDatabases,
     configure,
-    connect_again,
-    connects_again,
     route,
     uses_pgconnection,
 )
@@ -401,7 +400,7 @@ def test_a_connection_is_tried_again_while_the_database_is_swapped(
     server = Server(*[SWAP[kind]] * 4, "")
     assert connect_again("service=shop", factory=server) == "connected"
     assert len(server.attempts) == 5
-    monkeypatch.setattr(routing, "PATIENCE", 0.35)
+    monkeypatch.setattr(reconnecting, "PATIENCE", 0.35)
     assert 0.35 <= seconds(Server(SWAP[kind])) < 0.8
 
 
