@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 from .dump import Content
 from .errors import Cancelled, Stalled
-from .streams import BLOCK, Readable
+from .streams import Readable
 
 T = TypeVar("T")
 
@@ -20,6 +20,9 @@ LOOK = 0.5
 
 FAREWELL = 10.0
 """Seconds that a storage has to remove what it has taken, when nobody waits for it any more."""
+
+AHEAD = 64 * 1024
+"""Bytes that are asked of a storage at least: little enough for a slow network to show progress."""
 
 SLOWEST = 1_000_000
 """Bytes a second at which a storage that gives whole files only may fetch one."""
@@ -216,7 +219,7 @@ class AttendedReader:
     def read(self, size: int, /) -> bytes:
         if not self._ahead:
             # A decoder asks for little at a time, and each time another thread has to be woken.
-            wanted = max(size, BLOCK)
+            wanted = max(size, AHEAD)
             self._ahead = self._attendant.call(
                 lambda: self._source.read(wanted), more_time=self._more_time
             )
