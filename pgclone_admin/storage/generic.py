@@ -118,14 +118,18 @@ class GenericBackend(Backend):
             full_name, sign = self._prefix + name, self._sign(name)
             if self._storage.exists(full_name) or self._storage.exists(sign):
                 raise taken(name)
-            with removed_on_error(lambda: self._storage.delete(sign)):
-                self._storage.save(sign, ContentFile(SIGN))
+            with removed_on_error(lambda: self._storage.delete(sign)), storage_errors(what):
+                self._check_name(sign, self._storage.save(sign, ContentFile(SIGN)))
             with removed_on_error(lambda: self._remove(full_name, sign)), storage_errors(what):
                 saved_as = self._save(full_name, content, expected_size)
             self._storage.delete(sign)
-            if saved_as != full_name:
-                self._storage.delete(saved_as)
-                raise Conflict(f'the storage wanted to call "{name}" something else')
+            self._check_name(full_name, saved_as)
+
+    def _check_name(self, name: str, saved_as: str) -> None:
+        """What lies under another name than that is removed."""
+        if saved_as != name:
+            self._storage.delete(saved_as)
+            raise Conflict(f'the storage wanted to call "{name}" something else')
 
     def _sign(self, name: str) -> str:
         """Says that the file with this name is not whole."""
