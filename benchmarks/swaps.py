@@ -18,7 +18,7 @@ from pgclone_admin.core.connection import ConnectionParams
 from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.names import derived_name
 from pgclone_admin.core.server import Server
-from pgclone_admin.routing import connect_again
+from pgclone_admin.reconnecting import connect_again
 from tests.support.swapping import Swapper
 from tests.support.writers import LONG, TABLES, Writers
 
