@@ -166,6 +166,21 @@ def test_whatever_ends_a_save_leaves_nothing(
     )
 
 
+def test_an_interruption_ends_an_upload_also_with_a_part_on_its_way(
+    request: pytest.FixtureRequest,
+) -> None:
+    """A part raises again what its reader has raised, and s3transfer expects no interruption."""
+    place = make_place("s3", request)
+    for _ in range(30):
+        assert_nothing_of_a_failed_save_stays(
+            place,
+            place.backend,
+            size=2 * SMALLEST_PART,
+            fails_at=SMALLEST_PART,
+            error=KeyboardInterrupt(),
+        )
+
+
 def test_after_a_failed_save_the_same_name_can_be_saved(place: Place, backend: Backend) -> None:
     with pytest.raises(Cancelled):
         backend.save(NAME, Some(1000, fails_at=500, error=Cancelled()), expected_size=1)
