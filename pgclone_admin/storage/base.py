@@ -52,6 +52,12 @@ class Leftover:
     """The number of an unfinished upload."""
 
 
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+
+RESUMES = 5
+"""How often one download is taken up again after its connection broke."""
+
 PARTIAL = ".partial-"
 """What is in the name of a file that is still being written."""
 

@@ -17,6 +17,8 @@ from ..core.dump import Content
 from ..core.errors import InvalidName
 from ..core.streams import BLOCK, Readable
 from .base import (
+    DIRECTORY_MODE,
+    FILE_MODE,
     PARTIAL,
     Backend,
     Leftover,
@@ -27,9 +29,6 @@ from .base import (
     storage_errors,
     taken,
 )
-
-FILE_MODE = 0o600
-DIRECTORY_MODE = 0o700
 
 
 class FileBackend(Backend):

@@ -26,7 +26,7 @@ from ..core.errors import (
 from ..core.names import DumpKey
 from ..core.streams import Readable
 from ..settings import settings
-from .base import Backend, Leftover, Stored, removed_on_error, storage_errors, taken
+from .base import RESUMES, Backend, Leftover, Stored, removed_on_error, storage_errors, taken
 from .generic import StreamedFile
 
 SMALLEST_PART = 5 * 1024 * 1024
@@ -40,9 +40,6 @@ PARTS_IN_MEMORY = 4
 
 HTTP_ERROR = 300
 """The first status of HTTP that is no success."""
-
-RESUMES = 5
-"""How often one download is taken up again after its connection broke."""
 
 # What the command line tool of AWS, and so PGCLONE_S3_CONFIG of django-pgclone, calls them.
 ENVIRONMENT_NAMES = {

@@ -18,7 +18,10 @@ from ..core.dump import Content
 from ..core.errors import DumpNotFound, IntegrityError, StorageError
 from ..core.streams import BLOCK, Readable
 from .base import (
+    DIRECTORY_MODE,
+    FILE_MODE,
     PARTIAL,
+    RESUMES,
     Backend,
     Leftover,
     Stored,
@@ -29,9 +32,6 @@ from .base import (
     taken,
 )
 
-FILE_MODE = 0o600
-DIRECTORY_MODE = 0o700
-
 ANSWERS_WITHIN = 60.0
 """Seconds after which a server that says nothing is one that is gone."""
 
@@ -41,9 +41,6 @@ for each."""
 
 SAME_HANDLE = 64 * 1024 * 1024
 """Bytes after which a file is opened anew: paramiko keeps some of the blocks that it asked for."""
-
-RESUMES = 5
-"""How often one download is taken up again after its connection broke."""
 
 FIRST_PAUSE = 0.5
 """Seconds before the second attempt; each one after it waits twice as long."""

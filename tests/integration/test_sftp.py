@@ -19,7 +19,8 @@ from storages.backends.sftpstorage import SFTPStorage
 
 from pgclone_admin.core.errors import Conflict, DumpNotFound, IntegrityError, StorageError
 from pgclone_admin.storage import Backend
-from pgclone_admin.storage.sftp import RESUMES, WINDOW
+from pgclone_admin.storage.base import RESUMES
+from pgclone_admin.storage.sftp import WINDOW
 from tests.support.places import ALIAS, FilesPlace, Place, make_place
 from tests.support.sftp import SftpServer
 

@@ -37,7 +37,8 @@ from pgclone_admin.core.manifest import Manifest
 from pgclone_admin.core.names import DumpKey
 from pgclone_admin.core.streams import Readable
 from pgclone_admin.storage import Backend, open_backend
-from pgclone_admin.storage.s3 import RESUMES, SMALLEST_PART
+from pgclone_admin.storage.base import RESUMES
+from pgclone_admin.storage.s3 import SMALLEST_PART
 from pgclone_admin.store import DumpStore
 from tests.support import S3_ACCESS_KEY, S3_CANARY
 from tests.support.cutting_proxy import CuttingProxy
