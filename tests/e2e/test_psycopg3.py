@@ -132,31 +132,11 @@ def test_with_a_pool_hooks_run_on_the_database_that_is_restored(
 
 
 CONNECTS = """
-import contextlib, sys
-
-from django.conf import settings
-from django.db import connections
-from django.db.utils import ConnectionHandler
+import contextlib
 
 from pgclone_admin.core.errors import HookFailed
 from pgclone_admin.routing import route
-
-def created(alias):
-    return connections.create_connection(alias)
-
-def copied(alias):
-    return connections[alias].copy()
-
-def looked_up_anew(alias):
-    connections[alias].close()
-    del connections[alias]
-    return connections[alias]
-
-def by_the_settings_of_django(alias):
-    return ConnectionHandler(dict(connections.settings))[alias]
-
-def by_the_settings_of_the_project(alias):
-    return ConnectionHandler(dict(settings.DATABASES))[alias]
+from tests.support.anew import WAYS
 
 def reached(way, alias):
     with contextlib.closing(way(alias)) as made:
@@ -167,10 +147,10 @@ def reached(way, alias):
         except HookFailed:
             return "refused"
 
-ways = [created, copied, looked_up_anew, by_the_settings_of_django, by_the_settings_of_the_project]
+# The last one calls every alias by one name, under which Django has one pool.
 for database in [DESTINATION, None]:
     with route("default", database) if database else contextlib.nullcontext():
-        for way in ways:
+        for way in WAYS[:-1]:
             print(way.__name__, reached(way, "default"), reached(way, "other"))
 """
 

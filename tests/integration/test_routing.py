@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pgconnection
 import psycopg2
 import pytest
-from django.conf import settings
 from django.core.management import call_command
 from django.db import Error, connection, connections, transaction
 from django.db.utils import ConnectionHandler, OperationalError
@@ -35,6 +34,14 @@ from pgclone_admin.routing import (
 )
 from tests.project.people.models import Note, Person
 from tests.project.pooled_by_alias import base as pooled_by_alias
+from tests.support.anew import (
+    WAYS,
+    by_the_settings_of_django,
+    by_the_settings_of_the_project,
+    copied,
+    created,
+    looked_up_anew,
+)
 
 from .operations import label
 
@@ -199,42 +206,6 @@ original_start = threading.Thread.start
 def pool_of_one(function):
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(function).result()
-
-
-def created(alias):
-    return connections.create_connection(alias)
-
-
-def copied(alias):
-    return connections[alias].copy()
-
-
-def looked_up_anew(alias):
-    connections[alias].close()
-    del connections[alias]
-    return connections[alias]
-
-
-def by_the_settings_of_django(alias):
-    return ConnectionHandler(dict(connections.settings))[alias]
-
-
-def by_the_settings_of_the_project(alias):
-    return ConnectionHandler(dict(settings.DATABASES))[alias]
-
-
-def by_the_settings_of_the_connection(alias):
-    return ConnectionHandler({"default": {}, "own": connections[alias].settings_dict})["own"]
-
-
-WAYS = [
-    created,
-    copied,
-    looked_up_anew,
-    by_the_settings_of_django,
-    by_the_settings_of_the_project,
-    by_the_settings_of_the_connection,
-]
 
 
 def reached_by(way, alias):
