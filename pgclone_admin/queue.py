@@ -6,7 +6,7 @@ import logging
 from functools import partial
 from typing import Any
 
-from django.db import connections, transaction
+from django.db import connections, router, transaction
 
 from .models import Dump, RestoreRun, Run, Status
 from .services import lost
@@ -24,7 +24,7 @@ def enqueue_after_commit(run: Run) -> None:
 
     When the queue cannot be reached the row says so, and can be queued again.
     """
-    transaction.on_commit(partial(enqueue, run))
+    transaction.on_commit(partial(enqueue, run), using=router.db_for_write(type(run)))
 
 
 def enqueue(run: Run) -> bool:

@@ -80,7 +80,7 @@ def request_dump(actor: Actor, given: Given) -> Dump:
     if (twin := _twin(dump)) is not None:
         return twin
     try:
-        with transaction.atomic():
+        with transaction.atomic(using=router.db_for_write(Dump)):
             dump.save()
             _begin(dump, actor, "asked for a dump")
     except IntegrityError:
@@ -315,10 +315,11 @@ def request_drop(
 def _request(actor: Actor, run: RestoreRun) -> RestoreRun:
     """What is asked for, or what waits or works already and is the same."""
     run.requested_by = actor.name
+    database = router.db_for_write(RestoreRun)
     try:
-        with transaction.atomic():
+        with transaction.atomic(using=database):
             if run.kind not in REPLACING:
-                _one_at_a_time()
+                _one_at_a_time(database)
                 if (same := _same(run)) is not None:
                     return same
             run.save()
@@ -337,11 +338,10 @@ def _request(actor: Actor, run: RestoreRun) -> RestoreRun:
     return run
 
 
-def _one_at_a_time() -> None:
+def _one_at_a_time(database: str) -> None:
     """Until the end of the transaction: of two clicks the second is to find the first."""
-    connection = connections[router.db_for_write(RestoreRun)]
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
+    if connections[database].vendor == "postgresql":
+        with connections[database].cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [REQUESTS])
 
 
