@@ -10,6 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import Error, close_old_connections, connection
 
+from pgclone_admin import reconnecting
 from tests.project.people.models import Person
 
 
@@ -30,9 +31,9 @@ class Command(BaseCommand):
                 with counting:
                     requests["tried again"] += "connecting again" in record.getMessage()
 
-        routing = logging.getLogger("pgclone_admin.routing")
-        routing.setLevel(logging.INFO)
-        routing.addHandler(Counted())
+        tells = logging.getLogger(reconnecting.__name__)
+        tells.setLevel(logging.INFO)
+        tells.addHandler(Counted())
 
         def request() -> str:
             close_old_connections()
