@@ -67,12 +67,18 @@ def sweep_site(actor: Actor) -> list[Recovered]:
     """:func:`sweep`, and then what dead processes have left anywhere; tells what was done."""
     done = [item for swept in sweep(actor) for item in (given_up(swept.run), *swept.recovered)]
     left = [item for item in recover_site() if item.outcome is not Outcome.KEPT]
-    for item in left:
-        audit_without_row(item.what, actor, f"cleaned up: {item.outcome}: {item.why}")
+    audit_cleaning(actor, left)
     done += left
     for item in done:
         logger.info("%s had it cleaned up: %s %s", actor.name, item.outcome, item.what)
     return done
+
+
+def audit_cleaning(actor: Actor, done: Iterable[Recovered]) -> None:
+    """Writes down what was finished or cleaned up without a run to write it down with."""
+    for item in done:
+        if item.outcome is not Outcome.KEPT:
+            audit_without_row(item.what, actor, f"cleaned up: {item.outcome}: {item.why}")
 
 
 def give_up(actor: Actor, run: Run) -> Swept:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import getpass
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
-from django.db import DatabaseError
+from django.db import DatabaseError, Error
 
 from ..core.copy import CopyResult
 from ..core.errors import Conflict
 from ..core.manifest import Manifest
 from ..core.progress import Reporter
+from ..core.recovery import Recovered
 from ..databases import live_name
 from ..hooks.spec import name_of, normalized
 from ..models import Dump, Kind, RestoreRun, without_values
 from ..options import HOOK_LISTS, Arguments, Options
 from ..runner import described, made_dump, recorded
-from . import copies, dumps, restores
+from . import copies, dumps, recovery, restores
 from .actors import Actor
+from .lost import audit_cleaning
 from .refresh import Refreshed
 from .refresh import refresh as refresh_list
 from .restores import Restored, Variant, local_target
@@ -127,6 +131,20 @@ def refresh(location: str) -> Refreshed:
             f"the list of dumps cannot be read or written: {reason}",
             hint="Its tables are made by: manage.py migrate",
         ) from error
+
+
+def recover(options: Options, *, older_than: timedelta, dry_run: bool) -> Iterator[Recovered]:
+    """As :func:`~pgclone_admin.services.recovery.recover`; what it did is written down at its end,
+    where that can be done."""
+    done: list[Recovered] = []
+    try:
+        for item in recovery.recover(options, older_than=older_than, dry_run=dry_run):
+            done.append(item)
+            yield item
+    finally:
+        if done and not dry_run:
+            with contextlib.suppress(Error):
+                audit_cleaning(at_the_command_line(), done)
 
 
 def _run(kind: Kind, options: Options, given: Arguments, *, key: str, target: str) -> RestoreRun:

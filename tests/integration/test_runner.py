@@ -576,6 +576,10 @@ def restored_and_interrupted(office, before):
     assert "later" in office.people(dbname=f"{office.name}__pre")
     assert not [name for name in office.server.databases() if name.startswith("pgclone_new_")]
     assert not [note for note in office.notes() if office.name in note]
+    cleaned = RunEvent.objects.filter(about__contains=f"{office.name}__swap")
+    (event,) = cleaned
+    assert event.person.endswith(" (command line)")
+    assert event.text.startswith("cleaned up: ")
     return True
 
 

@@ -22,7 +22,7 @@ from ...core.recovery import Outcome
 from ...core.server import refused
 from ...core.target import RestoreResult
 from ...options import Options, resolve
-from ...services import doctor, dumps, listing, lost, recorded, recovery, restores
+from ...services import doctor, dumps, listing, lost, recorded, restores
 from ...services.declared import declared_locations
 from ...store import DumpEntry
 from ..arguments import VERBS, add_django_options, given_arguments, take_key_from_values
@@ -292,7 +292,7 @@ class Command(BaseCommand):
         done = []
         for item in chain(
             lost.sweep_for_command(recorded.at_the_command_line(), dry_run=dry_run),
-            recovery.recover(options, older_than=given["older_than"], dry_run=dry_run),
+            recorded.recover(options, older_than=given["older_than"], dry_run=dry_run),
         ):
             done.append(item)
             if not given["json"]:
