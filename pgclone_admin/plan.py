@@ -181,33 +181,8 @@ def make_plan(
             for hook in hooks.get(Stage.PRE_SWAP, ())
         ),
     )
-    target = TargetChecks(
-        server,
-        names,
-        live,
-        model,
-        question.protected,
-        keeps_parked=question.reversible or isinstance(key, LocalKey),
-        reached_standbys=question.standbys,
-        ignore_standbys=question.ignore_standbys,
-        lose_settings=question.lose_settings,
-        replaces_beside=question.replaces_beside,
-    )
-    plan.collect(target.all())
-    if question.prove and not plan.obstacles:
-        access = server.params.with_role(server.role_to_take(model.owner))
-        try:
-            left = target.can_make_one(access)
-        except PgcloneError as error:
-            plan.add(error)
-        else:
-            plan.lost_settings = [each.name for each in left]
-            plan.collect([lambda: target.losses_are_accepted(left)])
-    if server.is_locked(question.live):
-        plan.warnings.append(
-            f'a dump, a copy or a restore of the database "{question.live}" is running: a restore '
-            "that begins before its end is refused"
-        )
+    keeps_parked = question.reversible or isinstance(key, LocalKey)
+    _check_target(plan, question, server, live, model, keeps_parked=keeps_parked)
     if live is not None:
         plan.live_size = server.size(live.name)
     if live is not None and plan.replaces:
@@ -228,6 +203,62 @@ def make_plan(
     except PgcloneError as error:
         plan.add(error)
     return plan
+
+
+def plan_swap(question: Question, server: Server) -> Plan:
+    """What stands in the way of swapping in what is held: ``prove`` as in :func:`make_plan`."""
+    live = server.existing(question.live)
+    plan = Plan(
+        key=":held",
+        database=live.name,
+        server=f"{server.params.where}, PostgreSQL {server.version}",
+        replaces=True,
+        sessions=len(server.sessions(live.oid)),
+    )
+    held = server.database(RestoreNames(live.name, None).held)
+    mark = held.mark if held is not None else None
+    # What a local copy replaces stays on the server, also if nobody has asked for it.
+    keeps_parked = question.reversible or (mark is not None and mark.source.startswith(":"))
+    _check_target(plan, question, server, live, live, keeps_parked=keeps_parked)
+    return plan
+
+
+def _check_target(
+    plan: Plan,
+    question: Question,
+    server: Server,
+    live: Database | None,
+    model: Database,
+    *,
+    keeps_parked: bool,
+) -> None:
+    target = TargetChecks(
+        server,
+        RestoreNames(question.live, question.beside),
+        live,
+        model,
+        question.protected,
+        keeps_parked=keeps_parked,
+        reached_standbys=question.standbys,
+        ignore_standbys=question.ignore_standbys,
+        lose_settings=question.lose_settings,
+        replaces_beside=question.replaces_beside,
+    )
+    plan.collect(target.all())
+    if question.prove and not plan.obstacles:
+        access = server.params.with_role(server.role_to_take(model.owner))
+        try:
+            left = target.can_make_one(access)
+        except PgcloneError as error:
+            plan.add(error)
+        else:
+            plan.lost_settings = [each.name for each in left]
+            plan.collect([lambda: target.losses_are_accepted(left)])
+    if server.is_locked(question.live):
+        plan.warnings.append(
+            f'a dump, a copy or a restore of the database "{question.live}" is running: a restore '
+            "that begins before its end is refused"
+        )
 
 
 def _foretell_copies(

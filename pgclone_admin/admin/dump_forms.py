@@ -14,7 +14,7 @@ from ..core.errors import PgcloneError
 from ..models import Configuration
 from ..options import Arguments, resolve
 from ..settings import settings
-from .restore_form import HookForm, usual_hooks
+from .hook_form import HookForm, usual_hooks
 
 PRE_DUMP = "pre_dump_hooks"
 

@@ -22,16 +22,20 @@ from django.views.decorators.http import require_http_methods, require_safe
 from ..core.errors import Conflict, PgcloneError
 from ..databases import live_name, maintenance_params
 from ..models import LocalDatabase
+from ..options import Arguments, resolve
+from ..plan import Plan
 from ..services import requests
 from ..services.accounts import Outlook, outlook_of_local
 from ..services.actors import COPY, RESTORE
 from ..services.copies import DROPPABLE, REVERTIBLE
 from ..services.local_databases import alias_of, local_databases, server_aliases
+from ..services.restores import Variant, plan_of_swap
 from ..settings import settings
 from . import formats
+from .hook_form import usual_hooks
 from .local_form import KINDS, CopyForm, id_of
 from .restore import Outlooks, RestorePages, live_oid, status_of
-from .restore_form import ConfirmForm, Source, SwapForm, usual_hooks
+from .restore_form import ConfirmForm, Source, SwapForm
 from .shared import actor_of, link_to, require
 
 
@@ -327,20 +331,30 @@ class LocalDatabaseAdmin(RestorePages):
         row = self._row_for(request, object_id, "swap")
         alias = alias_of(row) or ""
         live = live_name(alias)
+        plan: Plan | None = None
         error: PgcloneError | None = None
         data = request.POST if request.method == "POST" else None
         confirm, form = ConfirmForm(data, name=live), SwapForm(data)
-        if form.is_valid() and confirm.is_valid():
-            oid = confirm.cleaned_data["confirm_oid"]
-            try:
-                run = requests.request_swap(
-                    actor_of(request), alias, form.given(), confirmed_oid=oid
-                )
-            except PgcloneError as failure:
-                error = failure
-            else:
-                self.says(request, run, _("Swap #%(pk)s is queued.") % {"pk": run.pk})
-                return self.after(request, run)
+        try:
+            if not form.is_bound:
+                plan = _plan_of_swap(alias, {}, Variant(), prove=False)
+            elif form.is_valid() and confirm.is_valid():
+                given, variant = form.given(), form.variant()
+                plan = _plan_of_swap(alias, given, variant, prove=True)
+                if not plan.obstacles:
+                    run = requests.request_swap(
+                        actor_of(request),
+                        alias,
+                        given,
+                        variant=variant,
+                        confirmed_oid=confirm.cleaned_data["confirm_oid"],
+                    )
+                    self.says(request, run, _("Swap #%(pk)s is queued.") % {"pk": run.pk})
+                    return self.after(request, run)
+        except PgcloneError as failure:
+            error = failure
+        if plan is not None:
+            form.ask(plan)
         if error is not None or not confirm.is_bound:
             try:
                 confirm = ConfirmForm(
@@ -357,6 +371,7 @@ class LocalDatabaseAdmin(RestorePages):
             is_below=True,
             facts=self._facts(row),
             live=live,
+            plan=plan,
             form=form,
             confirm=confirm,
             error=error,
@@ -388,6 +403,11 @@ class LocalDatabaseAdmin(RestorePages):
 
     def history_view(self, request: HttpRequest, *args: Any, **more: Any) -> HttpResponse:
         raise PermissionDenied
+
+
+def _plan_of_swap(alias: str, given: dict[str, Any], variant: Variant, *, prove: bool) -> Plan:
+    options = resolve(Arguments(**{**given, "database": alias}), verb="restore")
+    return plan_of_swap(options, variant=variant, prove=prove)
 
 
 def _refusals() -> dict[str, str]:

@@ -31,6 +31,7 @@ from ..services.declared import usual_alias, usual_options
 from ..services.restores import plan_restore
 from ..settings import settings
 from . import formats
+from .hook_form import usual_hooks
 from .plan_view import Shown, shown
 from .restore_form import (
     BESIDE,
@@ -39,7 +40,6 @@ from .restore_form import (
     ConfirmForm,
     RestoreForm,
     Source,
-    usual_hooks,
 )
 from .shared import ReadingAdmin, actor_of, require
 
@@ -223,6 +223,7 @@ def _look(asked: Asked, request: HttpRequest, outlook: Outlooks) -> None:
         asked.obstacles.append(Obstacle(told.code, told.message, told.hint))
         return
     asked.obstacles += plan.obstacles
+    form.ask(plan)
     what, accounts = form.cleaned_data["what"], form.cleaned_data.get("accounts", [])
     if what != BESIDE:
         asked.active = RestoreRun.objects.filter(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,19 +12,15 @@ from django.core.exceptions import ValidationError
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from ..core.errors import PgcloneError
+from ..core.errors import NotCarried, PgcloneError, StandbyUnreached
 from ..databases import live_name, replaceable_aliases
-from ..hooks.parameters import Parameter
-from ..options import declared_hooks
+from ..plan import Plan
 from ..services.accounts import has_accounts, staff_names
-from ..services.declared import declared_parameters, hook_names, in_declared_order
 from ..services.restores import Variant, local_target
-from ..settings import HookSpec, settings
+from ..settings import settings
+from .hook_form import HookForm, usual_hooks
 
 OVER, BESIDE, HOLD = "over", "beside", "hold"
-
-PARAMETER = "param-"
-"""What the names of the fields of parameters begin with."""
 
 
 @dataclass(frozen=True)
@@ -58,62 +55,54 @@ class Source:
         }
 
 
-class HookForm(forms.Form):
-    """Hooks that are chosen by their names, and fields for the parameters that they declare."""
+class OfferedNames(forms.MultipleChoiceField):
+    """Names that a page has offered, which may offer others by now."""
 
-    LISTS: ClassVar[Mapping[str, str]] = {}
-    """Which field chooses from which list of the settings."""
+    def __init__(self, **about: Any) -> None:
+        super().__init__(required=False, widget=forms.CheckboxSelectMultiple, **about)
 
-    parameters: Mapping[str, Parameter]
+    def valid_value(self, value: str) -> bool:
+        return True
 
-    def add_hooks(self) -> None:
-        for field, option in self.LISTS.items():
-            hooks: Any = self.fields[field]
-            hooks.choices = [(name, name) for name in hook_names(option)]
-            if not hooks.choices:
-                del self.fields[field]
-        self.parameters = {
-            f"{PARAMETER}{name}": parameter
-            for option in self.LISTS.values()
-            for name, parameter in declared_parameters(option).items()
+
+class AcceptingForm(HookForm):
+    """What the plan asks a person to accept; shown once it asks."""
+
+    lose_settings = OfferedNames(label=_("Accept that these settings and grants are lost"))
+    ignore_standbys = forms.BooleanField(
+        label=_("Accept that sessions on standbys go on reading what is replaced"), required=False
+    )
+
+    ASKED_BY: ClassVar[Mapping[str, str]] = {
+        NotCarried.code: "lose_settings",
+        StandbyUnreached.code: "ignore_standbys",
+    }
+    """Which field accepts what an obstacle of this code tells."""
+
+    def ask(self, plan: Plan | None = None) -> None:
+        """Shows what was accepted, and what would have to be accepted for this plan."""
+        asked = [] if plan is None else [self.ASKED_BY.get(each.code) for each in plan.obstacles]
+        for name in self.ASKED_BY.values():
+            # The one that is bound already, if there is one.
+            field: Any = self.fields.pop(name, None) or copy.deepcopy(self.base_fields[name])
+            accepted = field.widget.value_from_datadict(self.data, self.files, name)
+            if name == "lose_settings":
+                losses = {*accepted, *(plan.lost_settings if plan is not None else [])}
+                field.choices = [(loss, loss) for loss in sorted(losses)]
+            if accepted or name in asked:
+                self.fields[name] = field
+
+    def accepted(self) -> dict[str, Any]:
+        """What was accepted, under the names of :class:`~pgclone_admin.services.restores.Variant`;
+        beside what the settings accept."""
+        losses = self.cleaned_data.get("lose_settings")
+        return {
+            "ignore_standbys": self.cleaned_data.get("ignore_standbys", False),
+            "lose_settings": [*settings.lose_settings, *losses] if losses else None,
         }
-        order = [*self.fields]
-        after = max((order.index(field) + 1 for field in self.LISTS if field in order), default=0)
-        self.fields |= {name: _field_of(each) for name, each in self.parameters.items()}
-        self.order_fields([*order[:after], *self.parameters])
-
-    def clean(self) -> dict[str, Any]:
-        cleaned: dict[str, Any] = self.cleaned_data
-        for name, parameter in self.parameters.items():
-            if cleaned.get(name):
-                try:
-                    parameter.value_of(cleaned[name])
-                except PgcloneError as error:
-                    self.add_error(
-                        name, ValidationError("%(text)s", params={"text": error.hint or error})
-                    )
-        return cleaned
-
-    def chosen_hooks(self) -> dict[str, Any]:
-        """The arguments that say which hooks run, and with what."""
-        given: dict[str, Any] = {
-            option: in_declared_order(option, self.cleaned_data[field])
-            for field, option in self.LISTS.items()
-            if field in self.cleaned_data
-        }
-        return given | self.params_of(given)
-
-    def params_of(self, hooks: Mapping[str, Sequence[HookSpec]]) -> dict[str, Any]:
-        """The argument that says with what these hooks run, which stand under their option."""
-        asked: dict[str, Any] = {}
-        for option in self.LISTS.values():
-            asked |= declared_parameters(option, hooks.get(option, []))
-        filled = {name: self.cleaned_data.get(f"{PARAMETER}{name}") for name in asked}
-        params = {name: str(value) for name, value in filled.items() if value}
-        return {"hook_params": params} if params else {}
 
 
-class RestoreForm(HookForm):
+class RestoreForm(AcceptingForm):
     """Every choice; always bound, so that the plan is one of what is shown."""
 
     LISTS: ClassVar = {"hooks": "pre_swap_hooks", "post_swap_hooks": "post_swap_hooks"}
@@ -169,6 +158,7 @@ class RestoreForm(HookForm):
             del self.fields["reversible"]
         if not (source.is_foreign and user.is_superuser):
             del self.fields["trust_foreign"]
+        self.ask()
 
     @property
     def has_choices(self) -> bool:
@@ -229,10 +219,11 @@ class RestoreForm(HookForm):
             hold=chosen["what"] == HOLD,
             trust_foreign=chosen.get("trust_foreign", False),
             accounts=chosen.get("accounts", []),
+            **self.accepted(),
         )
 
 
-class SwapForm(HookForm):
+class SwapForm(AcceptingForm):
     """What is chosen when a held restore is swapped in."""
 
     LISTS: ClassVar = {"post_swap_hooks": "post_swap_hooks"}
@@ -252,31 +243,13 @@ class SwapForm(HookForm):
             data, initial={"reversible": settings.reversible, "post_swap_hooks": usual}
         )
         self.add_hooks()
+        self.ask()
 
     def given(self) -> dict[str, Any]:
         return {"reversible": self.cleaned_data["reversible"], **self.chosen_hooks()}
 
-
-def _field_of(parameter: Parameter) -> forms.Field:
-    """Empty means "as the settings and the configuration say"."""
-    default = "" if parameter.default is None else str(parameter.default)
-    usually = default and gettext("Usually: %s") % default
-    description = parameter.description
-    if usually and description and not description.endswith((".", "!", "?", ":")):
-        description += "."
-    texts = filter(None, [description, usually])
-    about: dict[str, Any] = {
-        "label": gettext("Parameter %s") % parameter.name,
-        "help_text": " ".join(texts),
-        "required": False,
-    }
-    values = [str(value) for value in parameter.values]
-    if parameter.type == "boolean":
-        values = ["true", "false"]
-    if values:
-        choices = [("", _("as the settings say")), *((value, value) for value in values)]
-        return forms.ChoiceField(choices=choices, **about)
-    return forms.CharField(max_length=1_000, strip=False, **about)
+    def variant(self) -> Variant:
+        return Variant(**self.accepted())
 
 
 def _database_label(alias: str) -> str:
@@ -311,8 +284,3 @@ class ConfirmForm(forms.Form):
                 gettext("This is not the name of the database. Nothing was done.")
             )
         return typed
-
-
-def usual_hooks(option: str, hooks: Sequence[HookSpec]) -> list[str]:
-    """Names of those of a list that are declared."""
-    return declared_hooks(option).names_of(hooks)

@@ -175,6 +175,7 @@ def facts_of(run: RestoreRun) -> Facts:
         ("accounts", _("Accounts carried over")),
         ("trust_foreign", _("A foreign dump is trusted")),
         ("ignore_standbys", _("Sessions on standbys are ignored")),
+        ("lose_settings", _("Settings and grants that may be lost")),
     ):
         if given.get(name) not in (None, "", False, []):
             facts.append((label, _said(given[name])))

@@ -20,9 +20,11 @@
     │   ├── ProgramMissing
     │   ├── ServerUnavailable
     │   ├── PermissionMissing
+    │   │   └── NotCarried        settings or grants of the live database
     │   ├── DatabaseProtected
     │   └── UntrustedDump
     ├── Conflict                  somebody or something else is in the way
+    │   ├── StandbyUnreached      its sessions would go on with what is replaced
     │   └── TooBusy
     ├── ProcessFailed             pg_dump or pg_restore ended with an error
     │   ├── KilledBySignal
@@ -162,6 +164,12 @@ class PermissionMissing(PreflightError):
     code = "permission_missing"
 
 
+class NotCarried(PermissionMissing):
+    """settings or grants of the database cannot be carried over"""
+
+    code = "not_carried"
+
+
 class DatabaseProtected(PreflightError):
     """the database was not made by pgclone_admin and is never dropped or overwritten"""
 
@@ -178,6 +186,12 @@ class Conflict(PgcloneError):
     """something else is in the way"""
 
     code = "conflict"
+
+
+class StandbyUnreached(Conflict):
+    """sessions on a standby would go on reading the database that is replaced"""
+
+    code = "standby_unreached"
 
 
 class TooBusy(Conflict):

@@ -11,7 +11,14 @@ from typing import Any
 
 from .archive import Contents
 from .connection import ConnectionParams, one_row
-from .errors import Conflict, DatabaseProtected, IntegrityError, PreflightError, UntrustedDump
+from .errors import (
+    Conflict,
+    DatabaseProtected,
+    IntegrityError,
+    PreflightError,
+    StandbyUnreached,
+    UntrustedDump,
+)
 from .manifest import Manifest
 from .marks import Database, Mark, new_database_name
 from .names import DumpKey, LocalKey, derived_name
@@ -172,7 +179,7 @@ class TargetChecks:
         )
         if self.ignore_standbys:
             return [told]
-        raise Conflict(
+        raise StandbyUnreached(
             told,
             hint="Nothing was changed. Name these servers in DATABASES, so that their sessions are "
             "ended, or accept it with --ignore-standbys.",

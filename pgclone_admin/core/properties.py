@@ -16,7 +16,7 @@ import psycopg2
 from psycopg2 import sql
 
 from .connection import one_row
-from .errors import PermissionMissing
+from .errors import NotCarried
 from .marks import Database
 from .server import explained
 
@@ -113,7 +113,7 @@ def carry(
 ) -> list[Uncarried]:
     """Makes the properties of ``target`` those of ``source``; within the caller's transaction.
 
-    Returns those of the names ``lose`` that cannot be carried; :class:`PermissionMissing` lists the
+    Returns those of the names ``lose`` that cannot be carried; :class:`NotCarried` lists the
     others. ``target_name`` is the name that ``target`` has at this point of the transaction.
     ``still_to_be_filled`` leaves out what keeps people from a database that is closed for a while,
     and would keep its restore from it too.
@@ -126,10 +126,10 @@ def carry(
 
 
 def check_accepted(left: Iterable[Uncarried], database: str, lose: Collection[str]) -> None:
-    """:class:`PermissionMissing` for what cannot be carried and is not among the names ``lose``."""
+    """:class:`NotCarried` for what cannot be carried and is not among the names ``lose``."""
     if refused := [each for each in left if each.name not in lose]:
         names = shlex.join(each.name for each in refused)
-        raise PermissionMissing(
+        raise NotCarried(
             f'settings or grants of the database "{database}" cannot be carried over: '
             + ", ".join(map(str, refused)),
             hint="Restore with a role that may set them, see PGCLONE_CONNECTIONS, or accept that "

@@ -236,10 +236,12 @@ def request_swap(
     alias: str,
     given: Given | None = None,
     *,
+    variant: Variant | None = None,
     confirmed_oid: int | None = None,
 ) -> RestoreRun:
     """The swap of a restore that is held: ``given`` says whether it can be gone back from, and
-    which hooks run after it. ``confirmed_oid`` as for :func:`request_restore`."""
+    which hooks run after it; ``variant`` what is accepted. ``confirmed_oid`` as for
+    :func:`request_restore`."""
     actor.require(actors.RESTORE)
     if not settings.allow_restore:
         raise NotAllowed("restores are not allowed here: PGCLONE_ALLOW_RESTORE is False")
@@ -263,7 +265,7 @@ def request_swap(
             target=live,
             live_oid=oid or 0,
             system_identifier=identifier,
-            options={"arguments": given},
+            options={"arguments": given, "variant": _kept_variant(variant or Variant())},
         ),
     )
 
@@ -363,6 +365,7 @@ def _kept_variant(variant: Variant) -> dict[str, Any]:
         "hold": variant.hold,
         "trust_foreign": variant.trust_foreign,
         "ignore_standbys": variant.ignore_standbys,
+        "lose_settings": variant.lose_settings and list(variant.lose_settings),
         "accounts": list(variant.accounts),
     }
 

@@ -28,7 +28,7 @@ from ..databases import live_name, maintenance_params, protected_names, standby_
 from ..hooks import AnyHook, HookResult, Stage, check_params, load_hooks, run_hooks
 from ..kept import keeping
 from ..options import Options
-from ..plan import Plan, Question, make_plan
+from ..plan import Plan, Question, make_plan, plan_swap
 from ..settings import settings
 from ..storage import Note
 from ..store import DumpStore
@@ -156,7 +156,29 @@ def plan_restore(options: Options, *, variant: Variant = DEFAULT, prove: bool = 
     notes: list[str] = []
     prepared = _prepare(options, variant, note=notes.append)
     request = prepared.request
-    question = Question(
+    question = _question(request, prove=prove)
+    with Server.connected(request.maintenance) as server:
+        plan = make_plan(
+            question,
+            prepared.resolved.key,
+            prepared.store,
+            server,
+            {Stage.PRE_SWAP: prepared.hooks, Stage.POST_SWAP: prepared.post_swap_hooks},
+        )
+    plan.warnings += notes
+    return plan
+
+
+def plan_of_swap(options: Options, *, variant: Variant = DEFAULT, prove: bool = True) -> Plan:
+    """What stands in the way of :func:`swap` with the same arguments."""
+    _check_allowed()
+    request = _request(options, variant)
+    with Server.connected(request.maintenance) as server:
+        return plan_swap(_question(request, prove=prove), server)
+
+
+def _question(request: RestoreRequest, *, prove: bool) -> Question:
+    return Question(
         live=request.live,
         reversible=request.reversible,
         beside=request.beside,
@@ -172,16 +194,6 @@ def plan_restore(options: Options, *, variant: Variant = DEFAULT, prove: bool = 
         prove=prove,
         most_bytes=request.most_bytes,
     )
-    with Server.connected(request.maintenance) as server:
-        plan = make_plan(
-            question,
-            prepared.resolved.key,
-            prepared.store,
-            server,
-            {Stage.PRE_SWAP: prepared.hooks, Stage.POST_SWAP: prepared.post_swap_hooks},
-        )
-    plan.warnings += notes
-    return plan
 
 
 @dataclass(frozen=True)

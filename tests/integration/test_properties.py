@@ -183,7 +183,7 @@ def test_a_setting_beyond_the_role_is_refused_before_anything_is_loaded(
     alter(site, statement)
     with unchanged(site), pytest.raises(PermissionMissing) as raised:
         restore(site, key, storage_root, hooks=fail)
-    assert raised.value.code == "permission_missing"
+    assert raised.value.code == "not_carried"
     assert f'of the database "{site.name}" cannot be carried over' in raised.value.message
     assert "PGCLONE_CONNECTIONS" in raised.value.hint
 
@@ -291,7 +291,7 @@ def test_the_plan_lists_what_cannot_be_carried_and_how_to_do_without(project):
     plan = project.pgclone("restore", key, "--plan", "--json").failed().json()
     assert plan["lost_settings"] == NAMES
     (obstacle,) = plan["obstacles"]
-    assert obstacle["code"] == "permission_missing"
+    assert obstacle["code"] == "not_carried"
     assert all(name in obstacle["message"] for name in NAMES)
     assert f"--lose-settings {' '.join(NAMES)} or PGCLONE_LOSE_SETTINGS" in obstacle["hint"]
     text = project.pgclone("restore", key, "--plan").failed().stdout

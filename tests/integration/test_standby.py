@@ -90,7 +90,7 @@ def test_a_reversible_restore_is_refused_where_a_standby_cannot_be_reached(
         assert "Name these servers in DATABASES" in refused.stderr
         assert "--ignore-standbys" in refused.stderr
     plan = site.pgclone("restore", key, "--reversible", "--plan", "--json").failed().json()
-    assert [obstacle["code"] for obstacle in plan["obstacles"]] == ["conflict"]
+    assert [obstacle["code"] for obstacle in plan["obstacles"]] == ["standby_unreached"]
     assert (site.oid, site.server.databases()) == (oid, databases)
     assert read(reader)[-1] == "later"
 
