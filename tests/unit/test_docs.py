@@ -37,6 +37,15 @@ def settings_that_are_read() -> list[str]:
     return sorted({f"PGCLONE_{name}" for name in (*asked, *named, *properties)})
 
 
+def ids_of_checks() -> set[str]:
+    """Every id of a system check that the source gives to a message."""
+    return {
+        found
+        for path in (ROOT / "pgclone_admin").rglob("*.py")
+        for found in re.findall(r"\bpgclone_admin\.([A-Z]\d{3})\b", path.read_text("utf-8"))
+    }
+
+
 def flags() -> Iterator[tuple[str, str]]:
     """Verb and flag, but for those that Django gives to every command."""
     command = Command()
@@ -56,6 +65,20 @@ def flags() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("setting", settings_that_are_read())
 def test_every_setting_is_in_the_table_of_settings(setting: str) -> None:
     assert named(PAGES["settings.md"], setting)
+
+
+def test_the_table_of_system_checks_has_each_id_once_and_no_other() -> None:
+    section = PAGES["settings.md"].partition("\n## System checks\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([^`]*)` \|", section, re.MULTILINE) == sorted(ids_of_checks())
+
+
+def test_no_page_names_a_system_check_that_does_not_exist() -> None:
+    pages = [
+        ALL_PAGES,
+        *((ROOT / name).read_text("utf-8") for name in ("README.md", "CHANGELOG.md")),
+    ]
+    mentioned = {id_ for page in pages for id_ in re.findall(r"\b[EW]\d{3}\b", page)}
+    assert mentioned <= ids_of_checks()
 
 
 @pytest.mark.parametrize("verb", [verb for verb, _summary, _add in VERBS])
@@ -96,7 +119,7 @@ def anchors(page: str) -> set[str]:
 
 LINKS = [
     pytest.param(source, target, id=f"{source.name}-{target}")
-    for source in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for source in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     for target in re.findall(r"\]\(([^)\s]+)\)", source.read_text("utf-8"))
     if not target.startswith(("http://", "https://"))
 ]
