@@ -14,7 +14,7 @@ from django.core.management.base import CommandParser
 
 from pgclone_admin import settings as settings_module
 from pgclone_admin.management.arguments import VERBS
-from pgclone_admin.management.commands.pgclone import Command
+from pgclone_admin.management.commands.pgclone import INTERRUPTED, READER_GONE, Command
 from pgclone_admin.options import CONFIGURATION_KEYS, VERSION_1_KEYS, Arguments
 from tests.support import ROOT
 from tests.support.documents import PAGES, named, names_of_others
@@ -104,6 +104,13 @@ def test_every_key_of_a_configuration_is_explained(key: str) -> None:
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Arguments)])
 def test_every_option_is_named_somewhere(name: str) -> None:
     assert any(named(ALL_PAGES, spelling) for spelling in (name, f"--{name.replace('_', '-')}"))
+
+
+def test_the_exit_statuses_of_the_command_are_explained() -> None:
+    section = PAGES["commands.md"].partition("\n## Exit status\n")[2].partition("\n## ")[0]
+    own = {str(status) for status in (INTERRUPTED, READER_GONE)}
+    # 0 and 1 are everybody's, 2 is argparse's.
+    assert set(re.findall(r"^\| (\d+) \|", section, re.MULTILINE)) == {"0", "1", "2", *own}
 
 
 # -- links -----------------------------------------------------------------------------------------
