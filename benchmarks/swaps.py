@@ -17,6 +17,7 @@ import psycopg2.extensions
 from pgclone_admin.core.connection import ConnectionParams
 from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.names import derived_name
+from pgclone_admin.core.own_databases import create_like, drop_marked
 from pgclone_admin.core.server import Server
 from pgclone_admin.reconnecting import connect_again
 from tests.support.swapping import Swapper
@@ -137,7 +138,7 @@ def _measure(server: BenchmarkServer, load: Load) -> Result:
             answer = swapper.read()
             _note(result, answer, writers, started)
             with Server.connected(params) as connected:
-                connected.drop(derived_name(LIVE, "swap" if answer["swapped"] else "temp"))
+                drop_marked(connected, derived_name(LIVE, "swap" if answer["swapped"] else "temp"))
     result.acknowledged = writers.acknowledged
     result.problems = writers.problems()
     if load.sessions:
@@ -169,7 +170,7 @@ def _temporary(params: ConnectionParams, schema: str) -> str:
     name = derived_name(LIVE, "temp")
     with Server.connected(params) as server:
         mark = Mark.new(name=name, kind="temporary", of=LIVE)
-        server.create_like(server.existing(LIVE), mark)
+        create_like(server, server.existing(LIVE), mark)
     with params.with_dbname(name).session() as connection, connection.cursor() as cursor:
         cursor.execute(schema)
     return name

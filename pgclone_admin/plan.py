@@ -12,6 +12,7 @@ from django.db.migrations.loader import MigrationLoader
 from .core.archive import Contents, OpenedArchive
 from .core.errors import PgcloneError
 from .core.kept import Keeping, find_kept
+from .core.locks import is_locked
 from .core.manifest import Manifest
 from .core.marks import Database
 from .core.names import DumpKey, LocalKey
@@ -27,6 +28,7 @@ from .core.programs import choose_program, open_flaws, version_without_flaws
 from .core.progress import SilentReporter
 from .core.restore import local_source
 from .core.server import Server
+from .core.sessions import sessions_in
 from .core.space import Space, check_limit, spaces
 from .core.streams import ArchiveReader, StoredReader
 from .hooks import AnyHook, Stage
@@ -186,7 +188,7 @@ def make_plan(
     if live is not None:
         plan.live_size = server.size(live.name)
     if live is not None and plan.replaces:
-        plan.sessions = len(server.sessions(live.oid))
+        plan.sessions = len(sessions_in(server, live.oid))
         plan.held = question.hold
         _foretell_copies(plan, key, server, names, reversible=question.reversible)
         _look_at_kept_tables(plan, question, server, live)
@@ -213,7 +215,7 @@ def plan_swap(question: Question, server: Server) -> Plan:
         database=live.name,
         server=f"{server.params.where}, PostgreSQL {server.version}",
         replaces=True,
-        sessions=len(server.sessions(live.oid)),
+        sessions=len(sessions_in(server, live.oid)),
     )
     held = server.database(RestoreNames(live.name, None).held)
     mark = held.mark if held is not None else None
@@ -254,7 +256,7 @@ def _check_target(
         else:
             plan.lost_settings = [each.name for each in left]
             plan.collect([lambda: target.losses_are_accepted(left)])
-    if server.is_locked(question.live):
+    if is_locked(server, question.live):
         plan.warnings.append(
             f'a dump, a copy or a restore of the database "{question.live}" is running: a restore '
             "that begins before its end is refused"
@@ -325,7 +327,7 @@ def _examine_dump(
         plan.taken_from = f'"{contents.database}", PostgreSQL {contents.server_version}'
         plan.entries = dict(contents.outline.kinds.most_common())
         plan.tablespaces = sorted(contents.outline.tablespaces)
-        is_superuser = server.role()[1]
+        is_superuser = server.role().is_superuser
         with server.connection.cursor() as cursor:
             found = left_out(cursor, contents, owner=owner, is_superuser=is_superuser)
         plan.left_out = sorted(found)

@@ -15,7 +15,7 @@ from django.utils import timezone
 from .core.errors import Cancelled, PgcloneError
 from .core.manifest import Manifest
 from .core.progress import Reporter
-from .core.server import refused
+from .core.refusals import refused
 from .databases import secrets
 from .identity import at_work, own_process, worker_name
 from .interrupts import interruptible

@@ -19,7 +19,8 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods
 
 from ..core.errors import Conflict, NotAllowed, PgcloneError
-from ..core.server import Server, refused
+from ..core.refusals import refused
+from ..core.server import Server
 from ..databases import live_name, maintenance_params
 from ..models import ACTIVE, REPLACING, Dump, RestoreRun, Status
 from ..options import Arguments, resolve

@@ -31,7 +31,7 @@ def check_server(databases: Sequence[str] | None = None, **_kwargs: Any) -> list
         try:
             with Server.connected(maintenance_params(alias)) as server:
                 messages += _check_programs(server)
-                if server.role()[1]:
+                if server.role().is_superuser:
                     messages.append(
                         checks.Warning(
                             f'the database "{alias}" is used as a superuser: what a dump holds is '

@@ -66,6 +66,16 @@ KEEPALIVES = {
 }
 
 
+SESSION_LIMITS = (
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "transaction_timeout",
+)
+"""Settings of a role or database that could end a session of ours half-way."""
+
+
 @dataclass(frozen=True)
 class ConnectionParams:
     """One database of one server and the role that connects to it.
@@ -211,6 +221,15 @@ class ConnectionParams:
             passfile.flush()
             Path(passfile.name).chmod(0o600)
             yield {**environment, "PGPASSFILE": passfile.name}
+
+
+def remove_session_limits(connection: Connection) -> None:
+    """Sets every limit that could end this session to "none" (where the version has it)."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = ANY(%s)",
+            [list(SESSION_LIMITS)],
+        )
 
 
 def one_row(cursor: Any) -> tuple[Any, ...]:

@@ -12,17 +12,19 @@ from dataclasses import dataclass, replace
 import psycopg2
 
 from .archive import OpenedArchive
-from .connection import ConnectionParams
+from .connection import ConnectionParams, remove_session_limits
 from .errors import PgcloneError, TooBusy
 from .judge import LoadReport
 from .load import load_archive
 from .marks import Database, Mark, new_database_name
 from .names import TableName
+from .own_databases import clone, create_like, drop_marked, mark_and_rename
 from .process import Child
 from .programs import Codec, choose_program, dump_command
 from .progress import Reporter
 from .properties import carry
-from .server import Server, remove_session_limits
+from .server import Server
+from .sessions import check_sessions_can_be_ended, end_sessions, sessions_in
 
 POLL = 0.01
 """Seconds between two looks at who is still connected."""
@@ -50,7 +52,7 @@ def copy_database(
 ) -> CopyResult:
     """A marked copy of ``source`` under the mark's name.
 
-    An older database of that name gives way as :meth:`Server.settle` says of ``replaces``;
+    An older database of that name gives way as :func:`mark_and_rename` says of ``replaces``;
     ``lose_settings`` are names of settings and grants that the copy may lack.
 
     The server's own copy is used when nobody is connected, or when ``end_sessions`` allows to send
@@ -65,9 +67,9 @@ def copy_database(
         copied = _clone_ending_sessions(server, source, mark, replaces)
     else:
         try:
-            if server.sessions(source.oid):
+            if sessions_in(server, source.oid):
                 raise TooBusy
-            copied = server.clone(source, mark, replaces=replaces)
+            copied = clone(server, source, mark, replaces=replaces)
         except TooBusy:
             copied = _pipe(
                 server,
@@ -93,14 +95,14 @@ def _clone_ending_sessions(
 ) -> Database:
     """CREATE DATABASE takes its lock on the source and then waits five seconds for sessions to
     leave, so they are ended meanwhile, on another connection."""
-    server.check_sessions_can_be_ended(source.oid)
+    check_sessions_can_be_ended(server, source.oid)
     done = threading.Event()
     helper = threading.Thread(
         target=_end_sessions_while_copying, args=(server, source, done), daemon=True
     )
     helper.start()
     try:
-        return server.clone(source, mark, replaces=replaces)
+        return clone(server, source, mark, replaces=replaces)
     finally:
         done.set()
         helper.join()
@@ -121,7 +123,7 @@ def _end_sessions_while_copying(server: Server, source: Database, done: threadin
                 [source.oid, pid],
             )
             if holds_lock:
-                watcher.end_sessions(source.oid)
+                end_sessions(watcher, source.oid)
             done.wait(POLL)
 
 
@@ -141,7 +143,7 @@ def _pipe(
     The copy gets its mark and name when it is whole: one that was left half-way is not listed.
     """
     unfinished = replace(mark, name=new_database_name(), kind="temporary")
-    target = server.create_like(source, unfinished)
+    target = create_like(server, source, unfinished)
     with _dropped_on_error(server, target):
         with server.transaction() as cursor:
             carry(cursor, source, target, target.name, still_to_be_filled=True, lose=lose_settings)
@@ -155,7 +157,7 @@ def _pipe(
             jobs=jobs,
         )
         report.tell(reporter)
-        return server.settle(target.name, mark, replaces=replaces)
+        return mark_and_rename(server, target.name, mark, replaces=replaces)
 
 
 @contextmanager
@@ -166,7 +168,7 @@ def _dropped_on_error(server: Server, copied: Database) -> Iterator[None]:
         try:
             present = server.database(copied.name)
             if present is not None and present.oid == copied.oid:
-                server.drop(copied.name)
+                drop_marked(server, copied.name)
         except (PgcloneError, psycopg2.Error) as failed:
             error.add_note(f"the copy could not be dropped: {failed}")
         raise
@@ -209,7 +211,7 @@ def load_from_database(
             pg_restore,
             reporter,
             jobs=jobs,
-            is_superuser=server.role()[1],
+            is_superuser=server.role().is_superuser,
             extension_creator=server.extension_creator(server.existing(target.dbname)),
         )
         child.finish()

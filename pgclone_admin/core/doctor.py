@@ -15,7 +15,8 @@ from .errors import PgcloneError
 from .marks import Database
 from .preflight import Check, RestoreNames, TargetChecks
 from .programs import choose_program, find_programs, open_flaws, version_without_flaws
-from .server import Server, refused
+from .refusals import refused
+from .server import Server
 
 OLDEST_SERVER = 13
 
@@ -195,7 +196,7 @@ class _Examiner:
         params = self._server.params
         found = (
             f'PostgreSQL {self._server.version} on {params.where}, as the role "'
-            f'{self._server.role()[0]}", maintenance database "{params.dbname}"'
+            f'{self._server.role().name}", maintenance database "{params.dbname}"'
         )
         if self._server.major < OLDEST_SERVER:
             fix = f"Upgrade the server to PostgreSQL {OLDEST_SERVER} or newer."
@@ -214,7 +215,7 @@ class _Examiner:
             try:
                 ours.execute("SELECT pg_advisory_lock(%s)", [number])
                 pids = [(_backend(ours), _backend(other)) for _ in range(STATEMENTS_OF_POOLER_TEST)]
-                shared = other.rows("SELECT pg_try_advisory_lock(%s)", [number])[0][0]
+                shared = other.value("SELECT pg_try_advisory_lock(%s)", [number])
                 held = ours.rows(
                     """
                     SELECT 1 FROM pg_locks
@@ -262,7 +263,7 @@ class _Examiner:
                 yield fine("programs", found)
 
     def _rights(self) -> Iterator[Finding]:
-        name = self._server.role()[0]
+        name = self._server.role().name
         if (danger := self._server.danger()) is not None:
             yield Finding(
                 Level.WARNING,
@@ -316,7 +317,7 @@ class _Examiner:
         yield fine("proof", found)
 
     def _sessions(self) -> Iterator[Finding]:
-        if self._live is None or self._server.role()[1]:
+        if self._live is None or self._server.role().is_superuser:
             return
         rows = self._server.rows(
             """
@@ -329,7 +330,7 @@ class _Examiner:
         )
         if rows:
             others = ", ".join(f'"{row[0]}"' for row in rows)
-            name = self._server.role()[0]
+            name = self._server.role().name
             yield Finding(
                 Level.PROBLEM,
                 "sessions",
@@ -367,7 +368,7 @@ def _run(check: Check, about: str, found: str | None) -> Iterator[Finding]:
 
 
 def _backend(server: Server) -> int:
-    return int(server.rows("SELECT pg_backend_pid()")[0][0])
+    return int(server.value("SELECT pg_backend_pid()"))
 
 
 def _megabytes(size: int) -> str:

@@ -10,14 +10,15 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from . import evidence
-from .connection import ConnectionParams, one_row
+from .connection import ConnectionParams, one_row, remove_session_limits
 from .errors import ConfigurationError, Conflict, DumpNotFound, PgcloneError, SizeMismatch
+from .locks import take_lock
 from .manifest import Manifest
 from .names import DumpKey, TableName
 from .process import Child
 from .programs import LOCK_WAIT_TIMEOUT, Codec, choose_program, dump_command
 from .progress import Reporter
-from .server import Server, remove_session_limits
+from .server import Server
 from .streams import DumpReader
 
 Hooks = Callable[[], Sequence[str]]
@@ -126,7 +127,7 @@ def take_dump(
             Server.connected(request.maintenance, statement_timeout=request.statement_timeout)
         )
         server.existing(request.database)
-        server.lock(request.database, exclusive=False)
+        take_lock(server, request.database, exclusive=False)
         database = server.params.with_dbname(request.database)
         program = choose_program(
             "pg_dump", server_major=server.major, directories=request.program_directories

@@ -10,10 +10,9 @@ import psycopg2
 from psycopg2 import sql
 
 from .archive import Contents, Entry
-from .connection import ConnectionParams
+from .connection import ConnectionParams, remove_session_limits
 from .errors import RestoreFailed
 from .names import quote_identifier
-from .server import remove_session_limits
 from .statements import split
 
 _IN_SCHEMA = re.compile(r" WITH SCHEMA (.+);")

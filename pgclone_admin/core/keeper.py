@@ -12,12 +12,13 @@ from psycopg2 import errorcodes, sql
 
 from .between import speak_alike
 from .carrier import Carrier, TooSlow
-from .connection import Connection
+from .connection import Connection, remove_session_limits
 from .errors import Conflict, ServerUnavailable, TooBusy
 from .kept import Agreed, Keeping, check_definitions, find_kept
 from .marks import Database
 from .progress import Reporter
-from .server import Server, explained, remove_session_limits
+from .refusals import explained
+from .server import Server
 
 LOCK_WITHIN = 200
 """Milliseconds in which all kept tables have to be locked. Who comes after us waits as well."""

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import psycopg2
 from psycopg2 import sql
 
-from .connection import Connection, ConnectionParams, one_row
+from .connection import Connection, ConnectionParams, one_row, remove_session_limits
 from .errors import Conflict
 from .names import TableName
-from .server import explained, remove_session_limits
+from .refusals import explained
 
 
 class RowRule(Protocol):

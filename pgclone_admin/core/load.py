@@ -25,7 +25,7 @@ from .archive import Contents, Entry, OpenedArchive, Section
 from .blocks import TableBlocks, loads_elsewhere, tables_to_copy
 from .breaking import Breakable
 from .build import IndexBuilders
-from .connection import ConnectionParams, one_row
+from .connection import ConnectionParams, one_row, remove_session_limits
 from .errors import PgcloneError, ProcessFailed, RestoreFailed
 from .extensions import create_extensions
 from .judge import (
@@ -41,7 +41,6 @@ from .process import Child
 from .programs import Command, Program, parse_command, restore_command
 from .progress import Reporter
 from .rows import RowLoader, prepare_row_session
-from .server import remove_session_limits
 from .steps import Step, batched, plan_foreign_keys, plan_tables
 from .temporary import LISTS, own_prefix
 

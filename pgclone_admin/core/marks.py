@@ -76,19 +76,6 @@ class Database:
         return Mark.read(self.comment, self.name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Session:
-    """Somebody who is connected to a database."""
-
-    pid: int
-    user: str
-    is_superuser: bool
-    application: str
-
-    def __str__(self) -> str:
-        return f"{self.user} ({self.application or 'no application name'}, pid {self.pid})"
-
-
 def new_database_name() -> str:
     """A name that no other database has, and that tells whose it is before it has a mark."""
     return NEW_DATABASE_PREFIX + secrets.token_hex(8)

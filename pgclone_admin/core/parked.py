@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .own_databases import drop_marked, mark_and_rename, require_mark
 from .preflight import RestoreNames
 from .server import Server
 
@@ -16,10 +17,10 @@ def settle_parked(server: Server, names: RestoreNames) -> str | None:
     parked = server.database(names.parked)
     if parked is None:
         return None
-    mark = server.require_mark(parked)
+    mark = require_mark(parked)
     name = {"pre": names.pre, "undo": names.undo}.get(mark.becomes)
     if name is None:
-        server.drop(parked.name)
+        drop_marked(server, parked.name)
         return ""
-    server.settle(parked.name, replace(mark, name=name, kind=mark.becomes, becomes=""))
+    mark_and_rename(server, parked.name, replace(mark, name=name, kind=mark.becomes, becomes=""))
     return name

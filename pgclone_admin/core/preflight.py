@@ -22,9 +22,11 @@ from .errors import (
 from .manifest import Manifest
 from .marks import Database, Mark, new_database_name
 from .names import DumpKey, LocalKey, derived_name
+from .own_databases import check_target, create_like, drop_marked
 from .progress import Reporter
 from .properties import Uncarried, carry_what_can_be, check_accepted
 from .server import Server
+from .sessions import check_sessions_can_be_ended
 
 Check = Callable[[], list[str]]
 
@@ -127,7 +129,7 @@ class TargetChecks:
     def names_are_free(self) -> list[str]:
         protected, live = self.protected | {self.names.live}, self.names.live
         for name in self.names.made:
-            self.server.check_target(name, protected, live=live, kinds=self.replaces(name))
+            check_target(self.server, name, protected, live=live, kinds=self.replaces(name))
         return []
 
     def replaces(self, name: str) -> Collection[str] | None:
@@ -151,7 +153,7 @@ class TargetChecks:
 
     def sessions_can_be_ended(self) -> list[str]:
         assert self.live is not None
-        self.server.check_sessions_can_be_ended(self.live.oid)
+        check_sessions_can_be_ended(self.server, self.live.oid)
         return []
 
     def nothing_pins_it(self) -> list[str]:
@@ -169,7 +171,7 @@ class TargetChecks:
     def standbys(self) -> list[str]:
         """Sessions on a standby go on in a database that was renamed; one that is dropped ends
         them."""
-        standbys = self.server.rows(STANDBYS)[0][0]
+        standbys = self.server.value(STANDBYS)
         if standbys <= self.reached_standbys or not self.keeps_parked:
             return []
         who = "a server replicates" if standbys == 1 else f"{standbys} servers replicate"
@@ -196,7 +198,7 @@ class TargetChecks:
         """
         name = new_database_name()
         mark = Mark.new(name=name, kind="temporary", of=self.names.live)
-        tiny = self.server.create_like(self.model, mark)
+        tiny = create_like(self.server, self.model, mark)
         try:
             try:
                 with access.with_dbname(name).session():
@@ -212,7 +214,7 @@ class TargetChecks:
             with self.server.transaction() as cursor:
                 return carry_what_can_be(cursor, self.live, tiny, tiny.name)
         finally:
-            self.server.drop(name, missing_ok=True)
+            drop_marked(self.server, name, missing_ok=True)
 
     def losses_are_accepted(self, left: list[Uncarried]) -> list[str]:
         check_accepted(left, self.names.live, self.lose_settings)
@@ -277,7 +279,7 @@ def check_extensions(server: Server, contents: Contents | None) -> list[str]:
             f"the dump needs extensions that the server does not have: {', '.join(missing)}",
             hint="Install their packages on the server. Nothing was changed.",
         )
-    if server.role()[1]:
+    if server.role().is_superuser:
         return []
     return [
         f'only a superuser may create the extension "{name}", unless the server allows more'

@@ -18,7 +18,7 @@ from psycopg2 import sql
 from .connection import one_row
 from .errors import NotCarried
 from .marks import Database
-from .server import explained
+from .refusals import explained
 
 # Settings whose value is a list of quoted names (GUC_LIST_QUOTE in guc_tables.c). As one literal
 # such a value would become a single name.

@@ -18,11 +18,15 @@ import psycopg2
 
 from .connection import ConnectionParams
 from .errors import Conflict, PgcloneError
+from .locks import is_locked, release_locks, take_lock
 from .marks import MARK_PREFIX, NEW_DATABASE_NAME, Database, Mark
 from .names import UNFINISHED_ROLES, role_of
+from .own_databases import drop_abandoned, drop_marked
 from .parked import settle_parked
 from .preflight import WAS_LIVE, RestoreNames, how_to_have_back
-from .server import Server, refused
+from .refusals import refused
+from .server import Server
+from .sessions import sessions_in
 
 SECOND_LOOK = 5.0
 """Seconds after which a database without a mark is looked at again: a process that has just made
@@ -93,7 +97,7 @@ def recover_databases(request: RecoveryRequest) -> Iterator[Recovered]:
                 yield from recovery.marked_databases()
                 yield from recovery.sessions_of_children()
                 # The rest takes a while, and no dump should be turned away for it.
-                server.unlock()
+                release_locks(server)
             yield from recovery.new_databases()
     except psycopg2.Error as error:
         raise refused(error) from error
@@ -129,11 +133,11 @@ class _Recovery:
         what = f'the databases of "{live}"'
         if self._request.dry_run:
             # Taking it, for however short a time, would turn away a dump that begins now.
-            if server.is_locked(live):
+            if is_locked(server, live):
                 return Recovered(Outcome.KEPT, what, "a dump or a restore is running")
             return None
         try:
-            server.lock(live, exclusive=True)
+            take_lock(server, live, exclusive=True)
         except Conflict:
             return Recovered(Outcome.KEPT, what, "a dump or a restore is running")
         return None
@@ -199,7 +203,7 @@ class _Recovery:
         return self._drop(database, what, f"{meaning}, but it is older than {days} days")
 
     def _now(self) -> datetime:
-        now: datetime = self._server.rows("SELECT now()")[0][0]
+        now: datetime = self._server.value("SELECT now()")
         return now
 
     def _parked(self, mark: Mark, what: str, live: Database | None) -> Recovered:
@@ -228,7 +232,7 @@ class _Recovery:
             what,
             Outcome.DROPPED,
             why,
-            partial(self._server.drop, database.name, missing_ok=True),
+            partial(drop_marked, self._server, database.name, missing_ok=True),
             dry_run=self._request.dry_run,
         )
 
@@ -239,17 +243,17 @@ class _Recovery:
         first = {database.oid: database for database in self._abandoned()}
         if not first:
             return
-        if not self._server.is_locked():
+        if not is_locked(self._server):
             time.sleep(self._request.second_look)
         # Who makes a database to restore or copy into holds a lock, for whichever live database;
         # a plan, whose proof needs no lock, is done with it by now.
-        is_locked = self._server.is_locked()
+        somebody_works = is_locked(self._server)
         still = {database.oid: database.comment for database in self._abandoned()}
         for oid, database in first.items():
             what = f'the new database "{database.name}"'
             if oid not in still:
                 continue
-            if is_locked:
+            if somebody_works:
                 yield Recovered(
                     Outcome.KEPT, what, "a dump, restore or copy is running on this server"
                 )
@@ -258,7 +262,7 @@ class _Recovery:
                     what,
                     Outcome.DROPPED,
                     "the process that made it died before it had a name of its own",
-                    partial(self._server.drop_abandoned, database),
+                    partial(drop_abandoned, self._server, database),
                     dry_run=self._request.dry_run,
                 )
 
@@ -270,7 +274,7 @@ class _Recovery:
             and database.name not in self._request.protected
             and (database.comment is None or _is_temporary(database.mark))
             and self._is_ours(database)
-            and not self._server.sessions(database.oid)
+            and not sessions_in(self._server, database.oid)
         ]
 
     def _is_ours(self, database: Database) -> bool:
@@ -282,7 +286,7 @@ class _Recovery:
     def sessions_of_children(self) -> Iterator[Recovered]:
         """Sessions of client programs in the live database, while none of ours can be at work."""
         live = self._server.database(self._request.live)
-        for session in self._server.sessions(live.oid) if live is not None else ():
+        for session in sessions_in(self._server, live.oid) if live is not None else ():
             if session.application in CLIENT_PROGRAMS:
                 yield Recovered(
                     Outcome.KEPT,

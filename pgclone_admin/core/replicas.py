@@ -11,7 +11,9 @@ from .connection import ConnectionParams
 from .errors import INTERRUPTIONS, PgcloneError
 from .marks import Database
 from .progress import Reporter
-from .server import Server, explained, refused
+from .refusals import explained, refused
+from .server import Server
+from .sessions import end_sessions
 
 REPLAYED_WITHIN = 30.0
 """Seconds for which a standby is given to replay the swap."""
@@ -28,7 +30,7 @@ def is_standby(params: ConnectionParams, *, of: ConnectionParams) -> bool:
     """
     with params.session() as connection:
         standby = Server(params, connection)
-        if not standby.rows("SELECT pg_is_in_recovery()")[0][0]:
+        if not standby.value("SELECT pg_is_in_recovery()"):
             return False
         identifier = _system_identifier(standby)
     with of.session() as connection:
@@ -38,7 +40,7 @@ def is_standby(params: ConnectionParams, *, of: ConnectionParams) -> bool:
 def _system_identifier(server: Server) -> int:
     """What a server has in common with its standbys, and with nobody else."""
     try:
-        return int(server.rows("SELECT system_identifier FROM pg_control_system()")[0][0])
+        return int(server.value("SELECT system_identifier FROM pg_control_system()"))
     except psycopg2.Error as error:
         raise explained(error, "whose standby a server is cannot be told") from error
 
@@ -75,7 +77,7 @@ def _end_sessions(standby: Server, parked: Database, name: str, reporter: Report
             )
             return
         time.sleep(POLL)
-    if stayed := standby.end_sessions(parked.oid):
+    if stayed := end_sessions(standby, parked.oid):
         reporter.warn(
             f"sessions on the standby {standby.params.where} go on reading the database that was "
             f"replaced: {', '.join(map(str, stayed))}"

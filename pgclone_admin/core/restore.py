@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from .archive import OpenedArchive
-from .connection import ConnectionParams
+from .connection import ConnectionParams, remove_session_limits
 from .copy import copy_database
 from .errors import (
     Conflict,
@@ -24,11 +24,12 @@ from .load import load_archive
 from .manifest import Manifest
 from .marks import Database, Mark
 from .names import UNFINISHED_ROLES, DumpKey, LocalKey, TableName, role_of
+from .own_databases import create_like, drop_marked, require_mark
 from .preflight import DumpChecks, RestoreNames, check_extensions, run_checks
 from .programs import choose_program
 from .progress import Reporter
 from .properties import carry
-from .server import Server, remove_session_limits
+from .server import Server
 from .space import check_limit, spaces
 from .streams import ArchiveReader, Readable, StoredReader
 from .swap import put_in_place
@@ -86,7 +87,7 @@ def restore_dump(
                 oldest=archive.contents.oldest_reader if archive.contents else 0,
             )
             run_checks([lambda: check_extensions(server, archive.contents)], reporter)
-            temporary = server.create_like(model, mark)
+            temporary = create_like(server, model, mark)
             with dropped_on_error(server, temporary):
                 if model.name == request.live:
                     with server.transaction() as cursor:
@@ -108,7 +109,7 @@ def restore_dump(
                         program,
                         reporter,
                         jobs=request.jobs,
-                        is_superuser=server.role()[1],
+                        is_superuser=server.role().is_superuser,
                         tolerated=request.tolerated,
                         extension_creator=server.extension_creator(temporary),
                     )
@@ -202,7 +203,7 @@ def _restore(
             reporter.phase("hooks")
             pre_swap_hooks(temporary.name)
             if request.drill:
-                target.server.drop(temporary.name)
+                drop_marked(target.server, temporary.name)
                 return RestoreResult("", None, report)
             if request.beside is not None:
                 target.set_aside(temporary, names.beside, "beside")
@@ -232,7 +233,7 @@ def swap_held(
                 f'no restore of the database "{target.names.live}" is held',
                 hint="Make one with: pgclone restore KEY --hold",
             )
-        source = target.server.require_mark(held).source
+        source = require_mark(held).source
         if look is not None:
             look(held.name)
         parked_as = "undo" if source.startswith(":") else "pre"

@@ -21,13 +21,13 @@ from .archive import Entry, Outline
 from .blocks import named
 from .breaking import Breakable
 from .build import IndexBuilders
-from .connection import Connection
+from .connection import Connection, remove_session_limits
 from .errors import RestoreFailed
 from .judge import LoadReport, Tolerated
 from .pieces import PIECE, Piece, cut
 from .process import scrubbed
 from .progress import Reporter
-from .server import explained, remove_session_limits
+from .refusals import explained
 
 MOST_PIECES = 8
 """Pieces that wait; with so many the server is behind."""

@@ -22,15 +22,17 @@ from dataclasses import dataclass, field
 import psycopg2
 from psycopg2 import errorcodes, sql
 
-from .connection import Connection, ConnectionParams
+from .connection import Connection, ConnectionParams, remove_session_limits
 from .errors import Conflict, PgcloneError, ServerUnavailable, TooBusy
 from .keeper import Keeper
 from .kept import Agreed, Keeping
-from .marks import Database, Mark, Session, set_comment
+from .marks import Database, Mark, set_comment
 from .progress import Reporter
 from .properties import Uncarried
+from .refusals import explained
 from .renaming import POLL, Renaming
-from .server import Server, explained, remove_session_limits
+from .server import Server
+from .sessions import Session, check_sessions_can_be_ended, end_sessions, sessions_in
 
 SESSIONS_LEAVE_WITHIN = 3.0
 """Seconds after which a session that was told to end is one that cannot be ended."""
@@ -116,7 +118,7 @@ def swap(
         while True:
             reporter.check()
             check_lock()
-            watcher.check_sessions_can_be_ended(request.live.oid, request.temporary.oid)
+            check_sessions_can_be_ended(watcher, request.live.oid, request.temporary.oid)
             _check_nothing_is_prepared(watcher, request.live)
             try:
                 won = _attempt(request, watcher, renaming, keeper)
@@ -245,8 +247,8 @@ def _end_sessions_until_done(
             holding_since = time.monotonic()
         if holding_since is not None and not attempt.is_decided:
             spared = keeper.pids
-            watcher.end_sessions(*oids, spared=spared)
-            others = [s for s in watcher.sessions(*oids) if s.pid not in spared]
+            end_sessions(watcher, *oids, spared=spared)
+            others = [s for s in sessions_in(watcher, *oids) if s.pid not in spared]
             if not others and keeper.is_alive():
                 attempt.approve()
                 keeper.leave()

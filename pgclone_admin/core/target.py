@@ -14,8 +14,10 @@ from .copy import copy_database, load_from_database
 from .errors import INTERRUPTIONS, Conflict, HookFailed, PgcloneError
 from .judge import LoadReport, Tolerated
 from .kept import Agreed, Keeping, put_definitions
+from .locks import check_lock, take_lock
 from .marks import Database, Mark, new_database_name, set_comment
 from .names import LocalKey, TableName
+from .own_databases import drop_marked, drop_older, mark_and_rename, require_mark
 from .parked import settle_parked
 from .preflight import RestoreNames, TargetChecks, run_checks
 from .progress import Reporter
@@ -112,7 +114,7 @@ class Target:
             lock_timeout=request.lock_timeout,
         ) as server:
             names = RestoreNames(request.live, request.beside)
-            server.lock(names.live, exclusive=True)
+            take_lock(server, names.live, exclusive=True)
             live = server.database(names.live)
             _check_identity(request, server, live)
             model = live or server.pattern()
@@ -158,8 +160,8 @@ class Target:
 
     def set_aside(self, temporary: Database, name: str, kind: str) -> None:
         """Keeps a finished database under another name instead of swapping it in."""
-        mark = replace(self.server.require_mark(temporary), name=name, kind=kind)
-        self.server.settle(temporary.name, mark, replaces=self.checks.replaces(name))
+        mark = replace(require_mark(temporary), name=name, kind=kind)
+        mark_and_rename(self.server, temporary.name, mark, replaces=self.checks.replaces(name))
 
     def take_over(
         self,
@@ -209,15 +211,15 @@ class Target:
                     patience=request.swap_patience,
                 ),
                 self.reporter,
-                check_lock=server.check_lock,
+                check_lock=partial(check_lock, server),
             )
         cleaning: list[Callable[[], object]] = [partial(settle_parked, server, names)]
         if post is not None:
             mark = self.mark(names.post, "post", source)
-            cleaning.append(partial(server.settle, post.name, mark))
+            cleaning.append(partial(mark_and_rename, server, post.name, mark))
         if not becomes:
             older = names.pre, names.post
-            cleaning += [partial(server.drop_older, name, live=names.live) for name in older]
+            cleaning += [partial(drop_older, server, name, live=names.live) for name in older]
         try:
             for left in swapped.lost_settings:
                 self.reporter.warn(left.told(names.live))
@@ -264,7 +266,9 @@ def dropped_on_error(
         if not (keep_failed and error.may_be_kept):
             untouched = "The live database was not touched, and what was restored is dropped."
             error.hint = f"{error.hint} {untouched}" if error.hint else untouched
-            _clean_up(server, temporary, error, lambda cleaning: cleaning.drop(temporary.name))
+            _clean_up(
+                server, temporary, error, lambda cleaning: drop_marked(cleaning, temporary.name)
+            )
             raise
         kept = (
             f'The live database was not touched. The temporary database "{temporary.name}" is kept '
@@ -274,7 +278,7 @@ def dropped_on_error(
         _clean_up(server, temporary, error, lambda cleaning: _mark_failed(cleaning, temporary))
         raise
     except BaseException as error:
-        _clean_up(server, temporary, error, lambda cleaning: cleaning.drop(temporary.name))
+        _clean_up(server, temporary, error, lambda cleaning: drop_marked(cleaning, temporary.name))
         raise
 
 
@@ -292,6 +296,6 @@ def _clean_up(
 
 
 def _mark_failed(server: Server, temporary: Database) -> None:
-    mark = server.require_mark(server.existing(temporary.name))
+    mark = require_mark(server.existing(temporary.name))
     with server.transaction() as cursor:
         set_comment(cursor, temporary.name, replace(mark, kind="failed").comment())

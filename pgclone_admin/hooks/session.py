@@ -10,9 +10,8 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2 import sql
 
-from ..core.connection import ConnectionParams, one_row
+from ..core.connection import ConnectionParams, one_row, remove_session_limits
 from ..core.errors import TransactionControl
-from ..core.server import remove_session_limits
 from ..core.statements import refuse_transaction_control, require_standard_strings, split
 from ..databases import site_params
 

@@ -10,8 +10,8 @@ import psycopg2
 from ..core.errors import HookFailed, NotAnonymized, ServerUnavailable
 from ..core.evidence import read
 from ..core.names import LocalKey
+from ..core.refusals import explained
 from ..core.restore import local_source
-from ..core.server import explained
 from ..databases import site_params
 from ..hooks import AnyHook
 

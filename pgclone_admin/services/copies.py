@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 from ..core.copy import CopyResult, copy_database
 from ..core.errors import Conflict, DatabaseProtected, NotAllowed
+from ..core.locks import take_lock
 from ..core.marks import Mark
+from ..core.own_databases import check_target, drop_marked, require_mark
 from ..core.progress import Reporter
 from ..core.server import Server
+from ..core.sessions import sessions_in
 from ..databases import live_name, maintenance_params, protected_names
 from ..options import Options
 from ..settings import settings
@@ -50,16 +53,16 @@ def copy_live(
         lock_timeout=settings.lock_timeout,
     ) as server:
         reporter.phase("checking")
-        server.lock(live, exclusive=False)
+        take_lock(server, live, exclusive=False)
         source = server.existing(live)
         server.check_may_create(source.owner)
         kinds = {"copy"} if replaces else ()
-        server.check_target(name, protected_names(), live=live, kinds=kinds)
+        check_target(server, name, protected_names(), live=live, kinds=kinds)
         if end_sessions:
             seconds = max(1, round(server.size(live) / COPY_RATE))
             reporter.warn(
-                f"{len(server.sessions(source.oid))} sessions are ended; clients that connect wait "
-                f"until the copy is done, about {seconds} s"
+                f"{len(sessions_in(server, source.oid))} sessions are ended; clients that connect "
+                f"wait until the copy is done, about {seconds} s"
             )
         reporter.phase("copying")
         return copy_database(
@@ -87,21 +90,21 @@ def drop_local(
     live = live_name(options.database)
     with Server.connected(maintenance_params(options.database)) as server:
         reporter.phase("dropping")
-        server.lock(live, exclusive=True)
+        take_lock(server, live, exclusive=True)
         check_droppable(server, name, live, confirmed_oid)
-        server.drop(name)
+        drop_marked(server, name)
 
 
 def check_droppable(server: Server, name: str, live: str, confirmed_oid: int | None) -> int:
     """The oid of a local database of ``live`` that may be dropped; raises as :func:`drop_local`."""
-    server.check_target(name, protected_names(), live=live)
+    check_target(server, name, protected_names(), live=live)
     database = server.existing(name)
     if confirmed_oid is not None and database.oid != confirmed_oid:
         raise Conflict(
             f'the database "{name}" is another one than when you confirmed',
             hint="Nothing was dropped. Look at the list again.",
         )
-    if server.require_mark(database).kind not in DROPPABLE:
+    if require_mark(database).kind not in DROPPABLE:
         raise DatabaseProtected(
             f'the database "{name}" belongs to a run',
             hint="Wait for its end; what a dead run has left is removed by pgclone recover.",

@@ -15,6 +15,7 @@ from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from ..core.errors import Conflict, PgcloneError
+from ..core.locks import is_locked
 from ..core.names import sanitized
 from ..core.recovery import Outcome, Recovered
 from ..core.server import Server
@@ -176,6 +177,6 @@ def _is_alone(dump: Dump) -> bool:
     )
     try:
         with Server.connected(maintenance_params(dump.database)) as server:
-            return not server.is_locked(live_name(dump.database)) and not others.exists()
+            return not is_locked(server, live_name(dump.database)) and not others.exists()
     except PgcloneError:
         return False

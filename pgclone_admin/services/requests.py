@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from ..core.errors import Conflict, DatabaseProtected, NotAllowed, UsageError
 from ..core.names import DumpKey, LocalKey
+from ..core.own_databases import check_target
 from ..core.preflight import RestoreNames
 from ..core.server import Server
 from ..databases import live_name, maintenance_params, protected_names
@@ -379,7 +380,7 @@ def _identity(options: Options, live: str) -> tuple[int | None, str]:
 
 def _check_free(name: str, alias: str, live: str) -> None:
     with Server.connected(maintenance_params(alias)) as server:
-        server.check_target(name, protected_names(), live=live, kinds=())
+        check_target(server, name, protected_names(), live=live, kinds=())
 
 
 def _check_confirmed(live: str, oid: int | None, confirmed_oid: int | None) -> None:

@@ -27,6 +27,7 @@ from pgclone_admin.core.errors import (
 )
 from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.names import LocalKey, derived_name
+from pgclone_admin.core.own_databases import mark_and_rename
 from pgclone_admin.core.progress import SilentReporter
 from tests.integration.operations import (
     Clients,
@@ -414,7 +415,7 @@ SWAPPING = textwrap.dedent(
                 SilentReporter(),
             )
             print("swapped", flush=True)
-            server.settle(parked.name, unparked)
+            mark_and_rename(server, parked.name, unparked)
     """
 )
 """Swaps two databases to and fro until it is killed."""
@@ -471,7 +472,7 @@ def test_f30_a_process_killed_in_the_swap_leaves_live_wholly_old_or_wholly_new(
             assert site.database_properties() == properties
             if site.server.oid(parked) is not None:
                 with connected(site.server) as server:
-                    server.settle(parked, mark(made.name, of=site.name))
+                    mark_and_rename(server, parked, mark(made.name, of=site.name))
 
 
 def test_f30_killed_while_the_rename_waits_the_old_database_is_live_and_open(make_site):

@@ -29,6 +29,7 @@ from pgclone_admin.core.carrier import Carrier
 from pgclone_admin.core.errors import Conflict, HookFailed, PgcloneError, TooBusy
 from pgclone_admin.core.keeper import Keeper
 from pgclone_admin.core.kept import Keeping, KeptName
+from pgclone_admin.core.locks import take_lock
 from pgclone_admin.core.marks import Database
 from pgclone_admin.core.recovery import Outcome, RecoveryRequest, recover_databases
 from pgclone_admin.services.recovery import recover_temporary
@@ -720,7 +721,7 @@ def test_f39_a_lock_that_is_lost_between_two_attempts_stops_the_swap(
         attempts.append(1)
         end_lock(site)
         with connected(site.server) as other:
-            other.lock(site.name, exclusive=True)
+            take_lock(other, site.name, exclusive=True)
         raise TooBusy("somebody is at work")
 
     monkeypatch.setattr(Keeper, "hold", lose_the_lock)
@@ -744,9 +745,9 @@ def test_f39_the_lock_goes_with_the_process_that_had_it(
         assert swapper.read()["at"] == "after the copy"
         with connected(site.server) as server:
             with pytest.raises(Conflict, match="is running"):
-                server.lock(site.name, exclusive=True)
+                take_lock(server, site.name, exclusive=True)
             with pytest.raises(Conflict, match="is running"):
-                server.lock(site.name, exclusive=False)
+                take_lock(server, site.name, exclusive=False)
     assert recovered(site) == [Outcome.DROPPED]
 
 

@@ -17,6 +17,7 @@ from pgclone_admin.core.dump import DumpLabels, DumpRequest, take_dump
 from pgclone_admin.core.kept import Keeping
 from pgclone_admin.core.marks import Database, Mark
 from pgclone_admin.core.names import DumpKey, LocalKey, derived_name
+from pgclone_admin.core.own_databases import create_like, drop_marked
 from pgclone_admin.core.programs import Codec
 from pgclone_admin.core.progress import Reporter, SilentReporter
 from pgclone_admin.core.restore import restore_dump, restore_local
@@ -148,7 +149,7 @@ def temporary(site: Site, content: str = "new") -> Database:
     """A marked temporary database beside the site, with a row that tells it from the live one."""
     name = derived_name(site.name, "temp")
     with connected(site.server) as server:
-        made = server.create_like(server.existing(site.name), mark(name, of=site.name))
+        made = create_like(server, server.existing(site.name), mark(name, of=site.name))
     label(site, content, name)
     return made
 
@@ -199,7 +200,7 @@ def drop(site: Site, *roles: str) -> None:
     """Drops marked databases of the site, such as ``"swap"``."""
     with connected(site.server) as server:
         for role in roles:
-            server.drop(derived_name(site.name, role))
+            drop_marked(server, derived_name(site.name, role))
 
 
 class Clients:

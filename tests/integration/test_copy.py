@@ -9,6 +9,7 @@ import time
 import psycopg2
 import pytest
 
+from pgclone_admin.core import own_databases
 from pgclone_admin.core.errors import (
     Conflict,
     DatabaseProtected,
@@ -19,7 +20,9 @@ from pgclone_admin.core.errors import (
     TooBusy,
     UnknownDatabase,
 )
+from pgclone_admin.core.locks import take_lock
 from pgclone_admin.core.marks import Mark
+from pgclone_admin.core.own_databases import clone, create_like
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.core.server import Server
 from pgclone_admin.options import Arguments, resolve
@@ -159,10 +162,10 @@ def test_a_name_that_is_taken_while_a_copy_is_made_stays_whose_it_is(
         if not taken:
             taken.append(name)
             other = mark("look", of=here.name if of == "this site" else of, kind=kind)
-            server.create_like(server.pattern(), other)
+            create_like(server, server.pattern(), other)
 
-    created = Server._create
-    monkeypatch.setattr(Server, "_create", create)
+    created = own_databases._create
+    monkeypatch.setattr(own_databases, "_create", create)
     with contextlib.ExitStack() as stack:
         stack.enter_context(unchanged(here, made=["look"]))
         if piped:
@@ -326,10 +329,10 @@ def test_a_database_that_does_not_exist_cannot_be_copied(here):
 
 def test_a_copy_while_a_restore_runs_is_a_conflict_and_beside_a_dump_it_is_not(here):
     with connected(here.server) as server:
-        server.lock(here.name, exclusive=False)
+        take_lock(server, here.name, exclusive=False)
         copy_here(":one")
     with connected(here.server) as server:
-        server.lock(here.name, exclusive=True)
+        take_lock(server, here.name, exclusive=True)
         with unchanged(here), pytest.raises(Conflict, match="a restore"):
             copy_here(":two")
 
@@ -371,5 +374,5 @@ def test_a_signal_during_the_copy_of_the_server_leaves_no_copy(make_site):
         server.execute = execute_and_hear
         mark = Mark.new(name=f"{site.name}_copy", kind="copy", of=site.name)
         with pytest.raises(Interrupted):
-            server.clone(server.existing(site.name), mark)
+            clone(server, server.existing(site.name), mark)
     assert site.server.databases() == before

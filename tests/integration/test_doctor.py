@@ -14,6 +14,7 @@ from psycopg2 import sql
 from pgclone_admin.core.connection import Connection, ConnectionParams
 from pgclone_admin.core.doctor import Finding, Level, ServerExamination, examine_server
 from pgclone_admin.core.names import derived_name
+from pgclone_admin.core.own_databases import create_like
 from tests.integration.operations import connected, mark
 from tests.support import CANARY, S3_CANARY
 from tests.support.places import no_database_is_made
@@ -379,7 +380,7 @@ def test_where_dumps_are_not_allowed_nothing_is_stored(project, s3_bucket, s3_pr
 def test_leftovers_are_told_and_left_to_recover(project) -> None:
     name = derived_name(project.name, "temp")
     with connected(project.server) as server:
-        server.create_like(server.existing(project.name), mark(name, of=project.name))
+        create_like(server, server.existing(project.name), mark(name, of=project.name))
     path = project.storage_root / "a.dump.partial-0123456789abcdef"
     path.write_bytes(b"PGDMP")
     os.utime(path, (0, 0))

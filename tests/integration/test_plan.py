@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from pgclone_admin.core.locks import take_lock
 from pgclone_admin.core.programs import choose_program, open_flaws
 from pgclone_admin.core.server import Server
 
@@ -203,7 +204,7 @@ def test_a_plan_tells_of_the_work_that_would_keep_the_restore_away(project):
     key = project.pgclone("dump").ok().lines[0]
     assert not [w for w in planned(project, key)["warnings"] if "is running" in w]
     with Server.connected(project.server.params("postgres", "app")) as server:
-        server.lock(project.name, exclusive=False)
+        take_lock(server, project.name, exclusive=False)
         (told,) = [w for w in planned(project, key)["warnings"] if "is running" in w]
     assert told.startswith(f'a dump, a copy or a restore of the database "{project.name}"')
 

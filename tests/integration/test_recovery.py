@@ -18,8 +18,10 @@ from psycopg2 import sql
 
 from pgclone_admin.core import recovery
 from pgclone_admin.core.errors import Conflict
+from pgclone_admin.core.locks import is_locked, take_lock
 from pgclone_admin.core.marks import Mark, new_database_name, set_comment
 from pgclone_admin.core.names import LocalKey, derived_name
+from pgclone_admin.core.own_databases import create_like, mark_and_rename
 from pgclone_admin.core.recovery import Outcome, Recovered, RecoveryRequest, recover_databases
 from pgclone_admin.core.temporary import PASSFILE
 from tests.integration.operations import connected, mark, restore, take
@@ -60,7 +62,7 @@ def left(site: Site, kind: str, name: str, *, days: float = 0, **changes: str) -
     made_at = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
     made = replace(mark(name, of=site.name, kind=kind, **changes), made_at=made_at)
     with connected(site.server) as server:
-        server.create_like(server.existing(site.name), made)
+        create_like(server, server.existing(site.name), made)
     return name
 
 
@@ -76,7 +78,7 @@ def create(site: Site, name: str, owner: str = "app") -> str:
 def locked(site: Site, *, exclusive: bool) -> Iterator[None]:
     """As a restore, or a dump, that runs in another process."""
     with connected(site.server) as server:
-        server.lock(site.name, exclusive=exclusive)
+        take_lock(server, site.name, exclusive=exclusive)
         yield
 
 
@@ -337,7 +339,7 @@ def test_a_dry_run_turns_no_dump_away(site: Site, monkeypatch: pytest.MonkeyPatc
     class Dumping(recovery.Server):
         def databases(self) -> list[recovery.Database]:
             with connected(site.server) as other:
-                other.lock(site.name, exclusive=False)
+                take_lock(other, site.name, exclusive=False)
             return super().databases()
 
     monkeypatch.setattr(recovery, "Server", Dumping)
@@ -414,7 +416,7 @@ def test_a_new_database_that_is_marked_meanwhile_belongs_to_somebody_who_lives(
 
     def settle() -> None:
         with connected(site.server) as server:
-            server.settle(name, mark("look", of=site.name, kind="beside"))
+            mark_and_rename(server, name, mark("look", of=site.name, kind="beside"))
 
     meanwhile(settle)
     assert recover(site) == []
@@ -569,7 +571,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
 
 def is_unlocked(site: Site) -> bool:
     with connected(site.server) as server:
-        return not server.is_locked(site.name)
+        return not is_locked(server, site.name)
 
 
 def is_waiting(site: Site, program: str) -> bool:

@@ -18,8 +18,10 @@ from pgclone_admin.core.errors import (
     UntrustedDump,
 )
 from pgclone_admin.core.judge import Judge, LoadReport, RestoreError
+from pgclone_admin.core.locks import take_lock
 from pgclone_admin.core.marks import MARK_PREFIX, Mark
 from pgclone_admin.core.names import LocalKey, derived_name
+from pgclone_admin.core.own_databases import create_like
 from pgclone_admin.core.progress import SilentReporter
 from tests.support.postgres import available
 from tests.support.sites import make_site as build_site
@@ -550,7 +552,7 @@ def test_a_database_in_the_making_cannot_be_restored_from(make_site, role, nothi
     name = derived_name(site.name, role)
     nothing_left_behind.allow(name)
     with connected(site.server) as server:
-        server.create_like(server.existing(site.name), mark(name, of=site.name))
+        create_like(server, server.existing(site.name), mark(name, of=site.name))
     with unchanged(site), pytest.raises(InvalidName, match="was not finished"):
         restore(site, f":{name}")
 
@@ -698,7 +700,7 @@ def made_by_another_site(site, name, kind="copy"):
     """A database that another site on the same server has just made; returns its oid."""
     with connected(site.server) as server:
         model = server.pattern()
-        return server.create_like(model, mark(name, of="another site", kind=kind)).oid
+        return create_like(server, model, mark(name, of="another site", kind=kind)).oid
 
 
 def test_a_name_that_another_site_takes_while_a_restore_runs_stays_theirs(make_site, storage_root):
@@ -800,7 +802,7 @@ def test_a_dump_beside_a_dump_is_allowed_and_a_restore_beside_one_is_not(make_si
     site = make_site(empty=True)
     key = take(site, storage_root)
     with connected(site.server) as server:
-        server.lock(site.name, exclusive=False)  # as a dump holds it
+        take_lock(server, site.name, exclusive=False)  # as a dump holds it
         second = take(site, storage_root)
         with unchanged(site), pytest.raises(Conflict, match="a dump or a restore"):
             restore(site, key, storage_root)
@@ -812,7 +814,7 @@ def test_the_lock_is_gone_with_the_process_that_held_it(make_site, storage_root)
     site = make_site(empty=True)
     key = take(site, storage_root)
     with connected(site.server) as server:
-        server.lock(site.name, exclusive=True)
+        take_lock(server, site.name, exclusive=True)
         with pytest.raises(Conflict):
             restore(site, key, storage_root)
         site.server.admin("SELECT pg_terminate_backend(%s)", (server.connection.info.backend_pid,))

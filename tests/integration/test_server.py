@@ -21,9 +21,12 @@ from pgclone_admin.core.errors import (
     TooBusy,
     UnknownDatabase,
 )
+from pgclone_admin.core.locks import check_lock, take_lock
 from pgclone_admin.core.marks import NEW_DATABASE_PREFIX
 from pgclone_admin.core.names import derived_name
+from pgclone_admin.core.own_databases import create_like, drop_marked
 from pgclone_admin.core.progress import SilentReporter
+from pgclone_admin.core.sessions import check_sessions_can_be_ended, end_sessions, sessions_in
 from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services.copies import copy_live
 from pgclone_admin.services.dumps import create_dump
@@ -95,10 +98,10 @@ def test_a_new_database_has_encoding_and_locale_of_its_model(any_pg, make_site, 
         pytest.skip("this PostgreSQL was built without ICU")
     name = derived_name(site.name, "temp")
     with connected(any_pg) as server:
-        made = server.create_like(server.existing(site.name), mark(name))
+        made = create_like(server, server.existing(site.name), mark(name))
         alike(site, name)
         assert made.name == name
-        server.drop(name)
+        drop_marked(server, name)
 
 
 @pytest.mark.skipif(max(available()) < 17, reason="needs a second locale provider without ICU")
@@ -113,9 +116,9 @@ def test_a_libc_database_on_a_server_with_another_default_provider_stays_libc(ow
     )
     with connected(server) as maintenance:
         name = derived_name(site.name, "temp")
-        maintenance.create_like(maintenance.existing(site.name), mark(name))
+        create_like(maintenance, maintenance.existing(site.name), mark(name))
         alike(site, name)
-        maintenance.drop(name)
+        drop_marked(maintenance, name)
 
 
 def test_a_new_database_lies_in_the_tablespace_of_its_model(own_pg, make_site, storage_root):
@@ -141,10 +144,10 @@ def test_a_database_gets_its_name_and_its_mark_at_once(make_site):
     name = derived_name(site.name, "temp")
     wanted = mark(name, of=site.name, source='a key; it\'s "ü"')
     with connected(site.server) as server:
-        made = server.create_like(server.existing(site.name), wanted)
+        made = create_like(server, server.existing(site.name), wanted)
         assert made.mark == wanted
         assert site.server.comment(name) == wanted.comment()
-        server.drop(name)
+        drop_marked(server, name)
     assert site.server.oid(name) is None
 
 
@@ -157,7 +160,7 @@ def test_a_mark_that_cannot_be_set_leaves_no_database(make_site):
             connected(site.server) as server,
             pytest.raises(error),
         ):
-            server.create_like(server.existing(site.name), mark(name))
+            create_like(server, server.existing(site.name), mark(name))
     assert not [d for d in site.server.databases() if d.startswith(NEW_DATABASE_PREFIX)]
 
 
@@ -165,12 +168,12 @@ def test_an_older_database_of_ours_gives_way_to_a_new_one(make_site):
     site = make_site(empty=True)
     name = derived_name(site.name, "temp")
     with connected(site.server) as server:
-        first = server.create_like(server.existing(site.name), mark(name))
+        first = create_like(server, server.existing(site.name), mark(name))
         with site.server.held_session(name):
-            second = server.create_like(server.existing(site.name), mark(name))
+            second = create_like(server, server.existing(site.name), mark(name))
         assert first.oid != second.oid
         assert site.server.oid(name) == second.oid
-        server.drop(name)
+        drop_marked(server, name)
 
 
 # -- what is dropped -------------------------------------------------------------------------------
@@ -181,10 +184,10 @@ def test_only_marked_databases_are_dropped(make_site):
     with connected(site.server, user="postgres") as server:
         for name in (theirs.name, site.name, "postgres", "template1"):
             with unchanged(site), unchanged(theirs), pytest.raises(DatabaseProtected):
-                server.drop(name)
+                drop_marked(server, name)
         with pytest.raises(UnknownDatabase):
-            server.drop("nobody")
-        server.drop("nobody", missing_ok=True)
+            drop_marked(server, "nobody")
+        drop_marked(server, "nobody", missing_ok=True)
 
 
 def test_a_mark_counts_for_the_name_it_names_only(make_site):
@@ -197,22 +200,22 @@ def test_a_mark_counts_for_the_name_it_names_only(make_site):
     with connected(site.server) as server:
         assert server.existing(theirs.name).mark is None
         with unchanged(theirs), pytest.raises(DatabaseProtected):
-            server.drop(theirs.name)
+            drop_marked(server, theirs.name)
 
 
 def test_a_database_that_others_use_is_not_dropped_by_a_plain_role(make_site):
     site = make_site(empty=True)
     name = derived_name(site.name, "temp")
     with connected(site.server) as server:
-        server.create_like(server.existing(site.name), mark(name))
+        create_like(server, server.existing(site.name), mark(name))
         with (
             site.server.held_session(name, user="postgres") as session,
             pytest.raises(PermissionMissing),
         ):
-            server.drop(name)
+            drop_marked(server, name)
         assert site.server.oid(name) is not None
         assert session.closed
-        server.drop(name)
+        drop_marked(server, name)
 
 
 # -- rights ----------------------------------------------------------------------------------------
@@ -348,46 +351,46 @@ def test_sessions_are_seen_without_the_own_one(make_site):
     site = make_site()
     with connected(site.server) as server, site.server.held_session(site.name, user="postgres"):
         oid = server.existing(site.name).oid
-        (session,) = server.sessions(oid)
+        (session,) = sessions_in(server, oid)
         assert (session.user, session.is_superuser, session.application) == (
             "postgres",
             True,
             "tests",
         )
         with pytest.raises(TooBusy, match=str(session.pid)):
-            server.check_sessions_can_be_ended(oid)
-        assert server.end_sessions(oid) == [session]
-        assert server.sessions(server.existing("postgres").oid) != []
+            check_sessions_can_be_ended(server, oid)
+        assert end_sessions(server, oid) == [session]
+        assert sessions_in(server, server.existing("postgres").oid) != []
 
 
 def test_the_lock_is_shared_by_dumps_and_held_alone_by_a_restore(pg):
     with connected(pg) as one, connected(pg) as two:
-        one.lock("db a", exclusive=False)
-        two.lock("db a", exclusive=False)
+        take_lock(one, "db a", exclusive=False)
+        take_lock(two, "db a", exclusive=False)
         with pytest.raises(Conflict, match="a dump or a restore of the database"):
-            two.lock("db a", exclusive=True)
-        two.lock("db b", exclusive=True)
+            take_lock(two, "db a", exclusive=True)
+        take_lock(two, "db b", exclusive=True)
         with pytest.raises(Conflict, match=r'^a restore of the database "db b" is running$'):
-            one.lock("db b", exclusive=False)
+            take_lock(one, "db b", exclusive=False)
     with connected(pg) as three:
-        three.lock("db a", exclusive=True)
-        three.lock("db b", exclusive=True)
+        take_lock(three, "db a", exclusive=True)
+        take_lock(three, "db b", exclusive=True)
 
 
 def test_a_lock_does_not_depend_on_the_role_or_the_process(pg):
     with connected(pg) as one, connected(pg, user="postgres") as two:
-        one.lock('Ünï "code"\'', exclusive=True)
+        take_lock(one, 'Ünï "code"\'', exclusive=True)
         with pytest.raises(Conflict):
-            two.lock('Ünï "code"\'', exclusive=True)
+            take_lock(two, 'Ünï "code"\'', exclusive=True)
 
 
 def test_a_lost_lock_is_noticed(pg):
     with connected(pg) as server:
-        server.lock("db", exclusive=True)
-        server.check_lock()
+        take_lock(server, "db", exclusive=True)
+        check_lock(server)
         pg.admin("SELECT pg_terminate_backend(%s)", (server.connection.info.backend_pid,))
         with pytest.raises(Conflict, match="was lost"):
-            server.check_lock()
+            check_lock(server)
 
 
 # -- names that are refused ------------------------------------------------------------------------

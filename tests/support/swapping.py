@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import psycopg2
@@ -260,6 +261,7 @@ def main() -> None:
     from pgclone_admin.core.connection import ConnectionParams  # noqa: PLC0415
     from pgclone_admin.core.errors import PgcloneError  # noqa: PLC0415
     from pgclone_admin.core.kept import Keeping, KeptName  # noqa: PLC0415
+    from pgclone_admin.core.locks import check_lock, take_lock  # noqa: PLC0415
     from pgclone_admin.core.marks import Mark  # noqa: PLC0415
     from pgclone_admin.core.names import derived_name  # noqa: PLC0415
     from pgclone_admin.core.progress import SilentReporter  # noqa: PLC0415
@@ -276,7 +278,7 @@ def main() -> None:
         answer: dict[str, Any] = {"swapped": False}
         try:
             with Server.connected(ConnectionParams(**asked["params"])) as server:
-                server.lock(live, exclusive=True)
+                take_lock(server, live, exclusive=True)
                 stops.prepare(asked["stop_at"])
                 result = swap(
                     SwapRequest(
@@ -293,7 +295,7 @@ def main() -> None:
                         patience=asked["patience"],
                     ),
                     reporter,
-                    check_lock=server.check_lock,
+                    check_lock=partial(check_lock, server),
                 )
             answer = {
                 "swapped": True,

@@ -19,7 +19,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from ...core.doctor import Level
 from ...core.errors import PgcloneError, UsageError
 from ...core.recovery import Outcome
-from ...core.server import refused
+from ...core.refusals import refused
 from ...core.target import RestoreResult
 from ...options import Options, resolve
 from ...services import doctor, dumps, listing, lost, recorded, restores

@@ -1,0 +1,70 @@
+"""Who is connected to a database, and how they are ended."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import psycopg2
+
+from .errors import TooBusy
+from .server import Server
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """Somebody who is connected to a database."""
+
+    pid: int
+    user: str
+    is_superuser: bool
+    application: str
+
+    def __str__(self) -> str:
+        return f"{self.user} ({self.application or 'no application name'}, pid {self.pid})"
+
+
+def sessions_in(server: Server, *oids: int) -> list[Session]:
+    """Clients that are connected to one of the databases, without this connection."""
+    rows = server.rows(
+        """
+        SELECT a.pid, coalesce(r.rolname, ''), coalesce(r.rolsuper, false),
+               coalesce(a.application_name, '')
+          FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid
+         WHERE a.datid = ANY(%s) AND a.usesysid IS NOT NULL AND a.pid <> pg_backend_pid()
+        """,
+        [list(oids)],
+    )
+    return [
+        Session(pid=pid, user=user, is_superuser=is_superuser, application=application)
+        for pid, user, is_superuser, application in rows
+    ]
+
+
+def end_sessions(server: Server, *oids: int, spared: Collection[int] = ()) -> list[Session]:
+    """Asks every session of the databases to end, but those of the processes ``spared``;
+    returns those that may not be asked.
+
+    One by one: a single refused pid would fail a statement that names all of them.
+    """
+    refused = []
+    for session in sessions_in(server, *oids):
+        if session.pid in spared:
+            continue
+        try:
+            server.execute("SELECT pg_terminate_backend(%s)", [session.pid])
+        except psycopg2.errors.InsufficientPrivilege:
+            refused.append(session)
+    return refused
+
+
+def check_sessions_can_be_ended(server: Server, *oids: int) -> None:
+    """:class:`TooBusy` when a superuser is connected and this role is none."""
+    if server.role()[1]:
+        return
+    if superusers := [session for session in sessions_in(server, *oids) if session.is_superuser]:
+        raise TooBusy(
+            "a superuser is connected to the database and cannot be sent away: "
+            + ", ".join(str(session) for session in superusers),
+            hint="Nothing was changed. End these sessions and try again.",
+        )
