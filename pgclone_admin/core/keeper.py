@@ -14,7 +14,8 @@ from .between import speak_alike
 from .carrier import Carrier, TooSlow
 from .connection import Connection, remove_session_limits
 from .errors import Conflict, ServerUnavailable, TooBusy
-from .kept import Agreed, Keeping, check_definitions, find_kept
+from .kept import Keeping, find_kept
+from .kept_definitions import Agreed, check_definitions
 from .marks import Database
 from .progress import Reporter
 from .refusals import explained

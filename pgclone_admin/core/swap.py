@@ -25,7 +25,8 @@ from psycopg2 import errorcodes, sql
 from .connection import Connection, ConnectionParams, remove_session_limits
 from .errors import Conflict, PgcloneError, ServerUnavailable, TooBusy
 from .keeper import Keeper
-from .kept import Agreed, Keeping
+from .kept import Keeping
+from .kept_definitions import Agreed
 from .marks import Database, Mark, set_comment
 from .progress import Reporter
 from .properties import Uncarried
