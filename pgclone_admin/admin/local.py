@@ -20,6 +20,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods, require_safe
 
 from ..core.errors import Conflict, PgcloneError
+from ..core.marks import LOCAL_COPIES, MarkKind
 from ..databases import live_name, maintenance_params
 from ..models import LocalDatabase
 from ..options import Arguments, resolve
@@ -27,7 +28,7 @@ from ..plan import Plan
 from ..services import requests
 from ..services.accounts import Outlook, outlook_of_local
 from ..services.actors import COPY, RESTORE
-from ..services.copies import DROPPABLE, REVERTIBLE
+from ..services.copies import DROPPABLE
 from ..services.local_databases import alias_of, local_databases, server_aliases
 from ..services.restores import Variant, plan_of_swap
 from ..settings import settings
@@ -162,9 +163,9 @@ class LocalDatabaseAdmin(RestorePages):
         if mark is None or alias_of(row) is None:
             return []
         found = []
-        if mark.kind in REVERTIBLE:
+        if mark.kind in LOCAL_COPIES:
             found.append(("restore", _("Revert…")))
-        if mark.kind == "held":
+        if mark.kind == MarkKind.HELD:
             found.append(("swap", _("Swap in…")))
         if mark.kind in DROPPABLE:
             found.append(("drop", _("Drop…")))
@@ -254,7 +255,7 @@ class LocalDatabaseAdmin(RestorePages):
 
     def source_of(self, row: LocalDatabase) -> tuple[Source, Outlooks]:
         mark, alias = row.mark, alias_of(row)
-        if mark is None or alias is None or mark.kind not in REVERTIBLE:
+        if mark is None or alias is None or mark.kind not in LOCAL_COPIES:
             raise Conflict(
                 f'the database "{row.name}" is none to go back to',
                 hint="Choose another one from the list of local databases.",

@@ -9,21 +9,22 @@ from django.db import DEFAULT_DB_ALIAS
 from django.utils.translation import gettext_lazy
 
 from ..core.errors import PgcloneError
+from ..core.marks import MarkKind
 from ..databases import live_name, replaceable_aliases
 from ..models import LocalDatabase
 from ..services.restores import local_target
 from . import formats
 
-KINDS = {
-    "pre": gettext_lazy("what was live before a restore"),
-    "post": gettext_lazy("what a restore has made"),
-    "undo": gettext_lazy("what was live before going back"),
-    "held": gettext_lazy("held, to be swapped in"),
-    "copy": gettext_lazy("copy"),
-    "beside": gettext_lazy("restored beside the live one"),
-    "temporary": gettext_lazy("being built, or left by a run that died"),
-    "failed": gettext_lazy("kept after a hook failed"),
-    "parked": gettext_lazy("replaced by a swap that was not finished"),
+KINDS: dict[str, object] = {
+    MarkKind.PRE: gettext_lazy("what was live before a restore"),
+    MarkKind.POST: gettext_lazy("what a restore has made"),
+    MarkKind.UNDO: gettext_lazy("what was live before going back"),
+    MarkKind.HELD: gettext_lazy("held, to be swapped in"),
+    MarkKind.COPY: gettext_lazy("copy"),
+    MarkKind.BESIDE: gettext_lazy("restored beside the live one"),
+    MarkKind.TEMPORARY: gettext_lazy("being built, or left by a run that died"),
+    MarkKind.FAILED: gettext_lazy("kept after a hook failed"),
+    MarkKind.PARKED: gettext_lazy("replaced by a swap that was not finished"),
 }
 
 

@@ -14,6 +14,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_POST, require_safe
 
 from ..core.errors import PgcloneError
+from ..core.marks import MarkKind
 from ..models import REPLACING, Dump, Kind, RestoreRun, Status
 from ..services import actors, lost
 from ..services.local_databases import alias_of, local_databases
@@ -144,7 +145,11 @@ def undo_of(run: RestoreRun) -> tuple[str, str] | None:
         database = local_databases(run.database).filter(oid=run.live_oid).first()
     except PgcloneError:
         return None
-    if database is None or database.mark is None or database.mark.kind not in ("pre", "undo"):
+    if (
+        database is None
+        or database.mark is None
+        or database.mark.kind not in (MarkKind.PRE, MarkKind.UNDO)
+    ):
         return None
     if alias_of(database) is None:
         return None

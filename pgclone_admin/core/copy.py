@@ -16,7 +16,7 @@ from .connection import ConnectionParams, remove_session_limits
 from .errors import PgcloneError, TooBusy
 from .judge import LoadReport
 from .load import load_archive
-from .marks import Database, Mark, new_database_name
+from .marks import Database, Mark, MarkKind, new_database_name
 from .names import TableName
 from .own_databases import clone, create_like, drop_marked, mark_and_rename
 from .process import Child
@@ -142,7 +142,7 @@ def _pipe(
 
     The copy gets its mark and name when it is whole: one that was left half-way is not listed.
     """
-    unfinished = replace(mark, name=new_database_name(), kind="temporary")
+    unfinished = replace(mark, name=new_database_name(), kind=MarkKind.TEMPORARY)
     target = create_like(server, source, unfinished)
     with _dropped_on_error(server, target):
         with server.transaction() as cursor:

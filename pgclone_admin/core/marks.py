@@ -7,6 +7,7 @@ import re
 import secrets
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from psycopg2 import sql
@@ -14,6 +15,34 @@ from psycopg2 import sql
 MARK_PREFIX = "pgclone_admin "
 NEW_DATABASE_PREFIX = "pgclone_new_"
 NEW_DATABASE_NAME = re.compile(re.escape(NEW_DATABASE_PREFIX) + "[0-9a-f]{16}")
+
+
+class MarkKind(StrEnum):
+    """What a marked database is, as its mark says it."""
+
+    TEMPORARY = "temporary"
+    """Being built, or left by a run that died."""
+    FAILED = "failed"
+    """A temporary one whose hook failed."""
+    HELD = "held"
+    """Restored, to be swapped in later."""
+    PARKED = "parked"
+    """Live until the swap that is not yet cleaned up after."""
+    PRE = "pre"
+    """Live before a restore."""
+    POST = "post"
+    """What that restore has made."""
+    UNDO = "undo"
+    """Live before going back to a local copy."""
+    COPY = "copy"
+    BESIDE = "beside"
+    """Restored beside the live one, under a name of its own."""
+
+
+LOCAL_COPIES = frozenset(
+    {MarkKind.PRE, MarkKind.POST, MarkKind.UNDO, MarkKind.COPY, MarkKind.BESIDE}
+)
+"""Kinds that are there to stay, and can be restored from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +54,7 @@ class Mark:
 
     name: str
     kind: str
-    """``temporary``, ``failed`` (a temporary one whose hook failed), ``held``, ``parked``, ``pre``,
-    ``post``, ``undo``, ``copy`` or ``beside``."""
+    """A :class:`MarkKind`, or one that this version does not know."""
     of: str
     """The live database it was made for."""
     made_at: str
@@ -37,7 +65,9 @@ class Mark:
     """What a parked database is to become after the swap: ``pre``, ``undo``, or dropped."""
 
     @classmethod
-    def new(cls, *, name: str, kind: str, of: str, source: str = "", becomes: str = "") -> Mark:
+    def new(
+        cls, *, name: str, kind: MarkKind, of: str, source: str = "", becomes: str = ""
+    ) -> Mark:
         made_at = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(name=name, kind=kind, of=of, made_at=made_at, source=source, becomes=becomes)
 
@@ -45,14 +75,20 @@ class Mark:
         return MARK_PREFIX + json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
-    def read(cls, comment: str | None, name: str) -> Mark | None:
+    def parse(cls, comment: str | None) -> Mark | None:
+        """The mark in a comment, whichever database carries it now."""
         if comment is None or not comment.startswith(MARK_PREFIX):
             return None
         try:
-            mark = cls(**json.loads(comment.removeprefix(MARK_PREFIX)))
+            return cls(**json.loads(comment.removeprefix(MARK_PREFIX)))
         except (ValueError, TypeError, RecursionError):
             return None
-        return mark if mark.name == name else None
+
+    @classmethod
+    def read(cls, comment: str | None, name: str) -> Mark | None:
+        """The mark of the database ``name``, which holds as long as it has this name."""
+        mark = cls.parse(comment)
+        return mark if mark is not None and mark.name == name else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .marks import MarkKind
 from .own_databases import drop_marked, mark_and_rename, require_mark
 from .preflight import RestoreNames
 from .server import Server
@@ -18,7 +19,8 @@ def settle_parked(server: Server, names: RestoreNames) -> str | None:
     if parked is None:
         return None
     mark = require_mark(parked)
-    name = {"pre": names.pre, "undo": names.undo}.get(mark.becomes)
+    last: dict[str, str] = {MarkKind.PRE: names.pre, MarkKind.UNDO: names.undo}
+    name = last.get(mark.becomes)
     if name is None:
         drop_marked(server, parked.name)
         return ""

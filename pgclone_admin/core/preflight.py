@@ -20,7 +20,7 @@ from .errors import (
     UntrustedDump,
 )
 from .manifest import Manifest
-from .marks import Database, Mark, new_database_name
+from .marks import Database, Mark, MarkKind, new_database_name
 from .names import DumpKey, LocalKey, derived_name
 from .own_databases import check_target, create_like, drop_marked
 from .progress import Reporter
@@ -137,14 +137,14 @@ class TargetChecks:
         only restores make databases under their own names."""
         if name != self.names.beside:
             return None
-        return {"beside"} if self.replaces_beside else ()
+        return {MarkKind.BESIDE} if self.replaces_beside else ()
 
     def live_is_not_parked(self) -> list[str]:
         """Somebody has dropped what a swap put in place, and means to have the old one back: the
         next restore would drop it."""
         parked = self.server.database(self.names.parked)
         mark = None if parked is None else parked.mark
-        if self.live is None and mark is not None and mark.kind == "parked":
+        if self.live is None and mark is not None and mark.kind == MarkKind.PARKED:
             raise Conflict(
                 f'the database "{self.names.parked}" {WAS_LIVE}',
                 hint=f"Nothing was changed. You can {how_to_have_back(self.names.live)}.",
@@ -197,7 +197,7 @@ class TargetChecks:
         ones, and a setting of the live database may be one that this role cannot set.
         """
         name = new_database_name()
-        mark = Mark.new(name=name, kind="temporary", of=self.names.live)
+        mark = Mark.new(name=name, kind=MarkKind.TEMPORARY, of=self.names.live)
         tiny = create_like(self.server, self.model, mark)
         try:
             try:

@@ -6,7 +6,6 @@ is found while the lock is ours belongs to nobody who lives.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import psycopg2
 from .connection import ConnectionParams
 from .errors import Conflict, PgcloneError
 from .locks import is_locked, release_locks, take_lock
-from .marks import MARK_PREFIX, NEW_DATABASE_NAME, Database, Mark
+from .marks import LOCAL_COPIES, NEW_DATABASE_NAME, Database, Mark, MarkKind
 from .names import UNFINISHED_ROLES, role_of
 from .own_databases import drop_abandoned, drop_marked
 from .parked import settle_parked
@@ -31,9 +30,6 @@ from .sessions import sessions_in
 SECOND_LOOK = 5.0
 """Seconds after which a database without a mark is looked at again: a process that has just made
 it marks it within moments."""
-
-LOCAL_COPIES = {"pre", "post", "undo", "copy", "beside"}
-"""Kinds of marked databases that are there to stay."""
 
 CLIENT_PROGRAMS = ("pg_dump", "pg_restore")
 
@@ -159,7 +155,8 @@ class _Recovery:
 
     def _without_mark(self, database: Database) -> Iterator[Recovered]:
         what = f'the database "{database.name}"'
-        if _live_of_mark(database.comment) == self._request.live:
+        former = Mark.parse(database.comment)
+        if former is not None and former.of == self._request.live:
             yield Recovered(
                 Outcome.KEPT, what, "it was given another name after it was made, so it is yours"
             )
@@ -176,20 +173,20 @@ class _Recovery:
         if database.name in self._request.protected:
             return Recovered(Outcome.KEPT, what, "it is named in the settings of this site")
         match mark.kind:
-            case "temporary":
+            case MarkKind.TEMPORARY:
                 return self._drop(database, what, "the restore that made it died before its swap")
-            case "failed" | "held":
+            case MarkKind.FAILED | MarkKind.HELD:
                 return self._aged(database, mark, what)
-            case "parked":
+            case MarkKind.PARKED:
                 return self._parked(mark, what, live)
             case _:
                 return Recovered(Outcome.KEPT, what, "this version does not know its kind")
 
     def _aged(self, database: Database, mark: Mark, what: str) -> Recovered:
         meaning = {
-            "failed": "its hooks have failed, and it is kept for a look at it",
-            "held": "it was restored to be swapped in later",
-        }[mark.kind]
+            MarkKind.FAILED: "its hooks have failed, and it is kept for a look at it",
+            MarkKind.HELD: "it was restored to be swapped in later",
+        }[MarkKind(mark.kind)]
         try:
             made_at = datetime.fromisoformat(mark.made_at)
         except ValueError:
@@ -297,16 +294,4 @@ class _Recovery:
 
 
 def _is_temporary(mark: Mark | None) -> bool:
-    return mark is not None and mark.kind == "temporary"
-
-
-def _live_of_mark(comment: str | None) -> str | None:
-    """The live database in a mark, whichever database carries it now."""
-    if comment is None or not comment.startswith(MARK_PREFIX):
-        return None
-    try:
-        name = json.loads(comment.removeprefix(MARK_PREFIX))["name"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    mark = Mark.read(comment, name)
-    return None if mark is None else mark.of
+    return mark is not None and mark.kind == MarkKind.TEMPORARY

@@ -22,7 +22,7 @@ from .errors import (
 from .judge import LoadReport
 from .load import load_archive
 from .manifest import Manifest
-from .marks import Database, Mark
+from .marks import Database, Mark, MarkKind
 from .names import UNFINISHED_ROLES, DumpKey, LocalKey, TableName, role_of
 from .own_databases import create_like, drop_marked, require_mark
 from .preflight import DumpChecks, RestoreNames, check_extensions, run_checks
@@ -123,7 +123,7 @@ def restore_dump(
                 _analyze(target, report.analyzed)
             return temporary, report
 
-    return _restore(request, str(key), build, reporter, pre_swap_hooks, parked_as="pre")
+    return _restore(request, str(key), build, reporter, pre_swap_hooks, parked_as=MarkKind.PRE)
 
 
 def restore_local(
@@ -154,7 +154,7 @@ def restore_local(
         return copied.database, LoadReport()
 
     name = local_source(key, request.live)
-    return _restore(request, str(key), build, reporter, pre_swap_hooks, parked_as="undo")
+    return _restore(request, str(key), build, reporter, pre_swap_hooks, parked_as=MarkKind.UNDO)
 
 
 def local_source(key: LocalKey, live: str) -> str:
@@ -188,12 +188,12 @@ def _restore(
     reporter: Reporter,
     pre_swap_hooks: TemporaryHooks,
     *,
-    parked_as: str,
+    parked_as: MarkKind,
 ) -> RestoreResult:
-    keeps_parked = request.reversible or parked_as == "undo"
+    keeps_parked = request.reversible or parked_as is MarkKind.UNDO
     with Target.locked(request, reporter, keeps_parked=keeps_parked) as target:
         names, live = target.names, target.live
-        made = target.mark(names.temporary, "temporary", source)
+        made = target.mark(names.temporary, MarkKind.TEMPORARY, source)
         temporary, report = build(target.server, target.model, made)
         with dropped_on_error(target.server, temporary, keep_failed=request.keep_failed):
             report.tell(reporter)
@@ -206,13 +206,13 @@ def _restore(
                 drop_marked(target.server, temporary.name)
                 return RestoreResult("", None, report)
             if request.beside is not None:
-                target.set_aside(temporary, names.beside, "beside")
+                target.set_aside(temporary, names.beside, MarkKind.BESIDE)
                 return RestoreResult(names.beside, None, report)
             if live is None:
                 put_in_place(target.server, temporary, names.live)
                 return RestoreResult(names.live, None, report)
             if request.hold:
-                target.set_aside(temporary, names.held, "held")
+                target.set_aside(temporary, names.held, MarkKind.HELD)
                 return RestoreResult(names.held, None, report)
             swapped = target.take_over(live, temporary, source, parked_as=parked_as, agreed=agreed)
             return RestoreResult(names.live, swapped, report)
@@ -236,8 +236,8 @@ def swap_held(
         source = require_mark(held).source
         if look is not None:
             look(held.name)
-        parked_as = "undo" if source.startswith(":") else "pre"
-        if parked_as == "undo" and not request.reversible:
+        parked_as = MarkKind.UNDO if source.startswith(":") else MarkKind.PRE
+        if parked_as is MarkKind.UNDO and not request.reversible:
             # What a local copy replaces stays on the server, also if nobody has asked for it.
             run_checks([replace(target.checks, keeps_parked=True).standbys], reporter)
         # The site may have been migrated since.

@@ -16,7 +16,7 @@ from .judge import LoadReport, Tolerated
 from .kept import Keeping
 from .kept_definitions import Agreed, put_definitions
 from .locks import check_lock, take_lock
-from .marks import Database, Mark, new_database_name, set_comment
+from .marks import Database, Mark, MarkKind, new_database_name, set_comment
 from .names import LocalKey, TableName
 from .own_databases import drop_marked, drop_older, mark_and_rename, require_mark
 from .parked import settle_parked
@@ -134,7 +134,7 @@ class Target:
             settle_parked(server, names)
             yield cls(request, server, names, live, model, checks, reporter)
 
-    def mark(self, name: str, kind: str, source: str, *, becomes: str = "") -> Mark:
+    def mark(self, name: str, kind: MarkKind, source: str, *, becomes: str = "") -> Mark:
         return Mark.new(name=name, kind=kind, of=self.names.live, source=source, becomes=becomes)
 
     def keep_definitions(self, temporary: Database) -> Agreed | None:
@@ -159,7 +159,7 @@ class Target:
 
         return put_definitions(live, target, request.keeping, copy_definitions)
 
-    def set_aside(self, temporary: Database, name: str, kind: str) -> None:
+    def set_aside(self, temporary: Database, name: str, kind: MarkKind) -> None:
         """Keeps a finished database under another name instead of swapping it in."""
         mark = replace(require_mark(temporary), name=name, kind=kind)
         mark_and_rename(self.server, temporary.name, mark, replaces=self.checks.replaces(name))
@@ -170,24 +170,24 @@ class Target:
         temporary: Database,
         source: str,
         *,
-        parked_as: str,
+        parked_as: MarkKind,
         agreed: Agreed | None,
     ) -> SwapResult:
         """Swaps a finished database in, with the copies that the request wants around it.
 
-        ``parked_as`` is ``pre`` or ``undo``: what becomes of the live one if it is kept. ``agreed``
+        ``parked_as`` is PRE or UNDO: what becomes of the live one if it is kept. ``agreed``
         is what :meth:`keep_definitions` has returned.
         """
         request, server, names = self.request, self.server, self.names
-        becomes = parked_as if request.reversible or parked_as == "undo" else ""
+        becomes = parked_as if request.reversible or parked_as is MarkKind.UNDO else ""
         post: Database | None = None
         with ExitStack() as made:
-            if request.reversible and parked_as == "pre":
+            if request.reversible and parked_as is MarkKind.PRE:
                 # After the hooks: a copy of what was there before them could hold the raw rows of
                 # an anonymized restore.
                 self.reporter.phase("copying")
                 # Under its own name only after the swap: until then an older one is the right one.
-                unfinished = self.mark(new_database_name(), "temporary", source)
+                unfinished = self.mark(new_database_name(), MarkKind.TEMPORARY, source)
                 copied = copy_database(
                     server,
                     temporary,
@@ -205,7 +205,7 @@ class Target:
                     maintenance=server.params,
                     live=live,
                     temporary=temporary,
-                    parked=self.mark(names.parked, "parked", source, becomes=becomes),
+                    parked=self.mark(names.parked, MarkKind.PARKED, source, becomes=becomes),
                     keeping=request.keeping,
                     agreed=agreed,
                     lose_settings=request.lose_settings,
@@ -216,7 +216,7 @@ class Target:
             )
         cleaning: list[Callable[[], object]] = [partial(settle_parked, server, names)]
         if post is not None:
-            mark = self.mark(names.post, "post", source)
+            mark = self.mark(names.post, MarkKind.POST, source)
             cleaning.append(partial(mark_and_rename, server, post.name, mark))
         if not becomes:
             older = names.pre, names.post
@@ -299,4 +299,4 @@ def _clean_up(
 def _mark_failed(server: Server, temporary: Database) -> None:
     mark = require_mark(server.existing(temporary.name))
     with server.transaction() as cursor:
-        set_comment(cursor, temporary.name, replace(mark, kind="failed").comment())
+        set_comment(cursor, temporary.name, replace(mark, kind=MarkKind.FAILED).comment())

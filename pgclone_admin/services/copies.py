@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..core.copy import CopyResult, copy_database
 from ..core.errors import Conflict, DatabaseProtected, NotAllowed
 from ..core.locks import take_lock
-from ..core.marks import Mark
+from ..core.marks import LOCAL_COPIES, Mark, MarkKind
 from ..core.own_databases import check_target, drop_marked, require_mark
 from ..core.progress import Reporter
 from ..core.server import Server
@@ -17,9 +17,9 @@ from ..options import Options
 from ..settings import settings
 from .restores import close_connections, local_target
 
-REVERTIBLE = ("pre", "post", "undo", "copy", "beside")
-DROPPABLE = (*REVERTIBLE, "held", "failed")
-"""Kinds of local databases. The others belong to a run; recovery looks after them."""
+DROPPABLE = LOCAL_COPIES | {MarkKind.HELD, MarkKind.FAILED}
+"""Kinds of local databases that can be dropped. The others belong to a run; recovery looks after
+them."""
 
 COPY_RATE = 400_000_000
 """Bytes per second that a server copies, for the forecast of how long clients wait: the slowest of
@@ -56,7 +56,7 @@ def copy_live(
         take_lock(server, live, exclusive=False)
         source = server.existing(live)
         server.check_may_create(source.owner)
-        kinds = {"copy"} if replaces else ()
+        kinds = {MarkKind.COPY} if replaces else ()
         check_target(server, name, protected_names(), live=live, kinds=kinds)
         if end_sessions:
             seconds = max(1, round(server.size(live) / COPY_RATE))
@@ -68,7 +68,7 @@ def copy_live(
         return copy_database(
             server,
             source,
-            Mark.new(name=name, kind="copy", of=live, source=live),
+            Mark.new(name=name, kind=MarkKind.COPY, of=live, source=live),
             reporter,
             end_sessions=end_sessions,
             replaces=kinds,
