@@ -21,6 +21,7 @@ from django.utils.translation import gettext_lazy as _
 from .core.errors import ConfigurationError
 from .core.marks import Mark
 from .core.names import LocalKey
+from .core.progress import Phase
 
 
 class Status(models.TextChoices):
@@ -66,7 +67,7 @@ SILENT_AFTER = timedelta(seconds=60)
 SILENT_WHILE_QUIET = timedelta(minutes=15)
 """The same for phases in which a run does not use the database that it is recorded in."""
 
-QUIET_PHASES = ("swapping", "copying")
+QUIET_PHASES = (Phase.SWAPPING, Phase.COPYING)
 
 
 class Run(models.Model):

@@ -24,7 +24,7 @@ from django.utils import timezone
 
 from .core.errors import Cancelled, Conflict, PgcloneError, TimedOut
 from .core.process import scrubbed
-from .core.progress import Reporter
+from .core.progress import Phase, Reporter
 from .databases import secrets
 from .hooks.running import BEGINS, ENDED
 from .models import Dump, Kind, RestoreRun, Run, RunEvent, Status
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 INTERVAL = 1.0
 """Seconds between two notes of where a run is."""
 
-CLOSING_PHASE = "swapping"
+CLOSING_PHASE = Phase.SWAPPING
 """In this phase the database that is written to may be the one that is replaced: what is said waits
 in memory until the next phase. From here on nothing can be cancelled."""
 
@@ -95,7 +95,7 @@ class RunReporter:
 
     # -- what operations call
 
-    def phase(self, name: str, *, total: int | None = None) -> None:
+    def phase(self, name: Phase, *, total: int | None = None) -> None:
         with self._lock:
             self._fields |= {"phase": name, "bytes_done": 0, "bytes_total": total}
             self._add(RunEvent.Level.PHASE, name)

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from .core.errors import Cancelled, PgcloneError
 from .core.manifest import Manifest
-from .core.progress import Reporter
+from .core.progress import Phase, Reporter
 from .core.refusals import refused
 from .databases import secrets
 from .identity import at_work, own_process, worker_name
@@ -241,7 +241,7 @@ def _beginning(run: Run) -> dict[str, Any]:
         "heard_at": now,
         "worker": worker_name(),
         "process": own_process(),
-        "phase": "copying" if is_copy else "",
+        "phase": Phase.COPYING if is_copy else "",
     }
 
 

@@ -21,7 +21,7 @@ from .names import TableName
 from .own_databases import clone, create_like, drop_marked, mark_and_rename
 from .process import Child
 from .programs import Codec, choose_program, dump_command
-from .progress import Reporter
+from .progress import Phase, Reporter
 from .properties import carry
 from .server import Server
 from .sessions import check_sessions_can_be_ended, end_sessions, sessions_in
@@ -147,7 +147,7 @@ def _pipe(
     with _dropped_on_error(server, target):
         with server.transaction() as cursor:
             carry(cursor, source, target, target.name, still_to_be_filled=True, lose=lose_settings)
-        reporter.phase("copying", total=server.size(source.name))
+        reporter.phase(Phase.COPYING, total=server.size(source.name))
         report = load_from_database(
             server.params.with_dbname(source.name),
             server.params.with_dbname(target.name).with_role(server.role_to_take(target.owner)),

@@ -17,7 +17,7 @@ from .manifest import Manifest
 from .names import DumpKey, TableName
 from .process import Child
 from .programs import LOCK_WAIT_TIMEOUT, Codec, choose_program, dump_command
-from .progress import Reporter
+from .progress import Phase, Reporter
 from .server import Server
 from .streams import DumpReader
 
@@ -122,7 +122,7 @@ def take_dump(
     """
     labels = request.labels
     with ExitStack() as stack:
-        reporter.phase("checking")
+        reporter.phase(Phase.CHECKING)
         server = stack.enter_context(
             Server.connected(request.maintenance, statement_timeout=request.statement_timeout)
         )
@@ -133,7 +133,7 @@ def take_dump(
             "pg_dump", server_major=server.major, directories=request.program_directories
         )
         _gather(database, request)
-        reporter.phase("hooks")
+        reporter.phase(Phase.HOOKS)
         hooks = pre_dump_hooks()
         facts = _gather(database, request)
         taken_at = datetime.now(UTC)
@@ -143,7 +143,7 @@ def take_dump(
             config=labels.config,
             taken_at=taken_at,
         )
-        reporter.phase("dumping")
+        reporter.phase(Phase.DUMPING)
         environment = stack.enter_context(database.child_environment())
         command = dump_command(
             program,
@@ -167,7 +167,7 @@ def take_dump(
             # storage at all.
             content.start()
             sink.save(key, content, source_size=facts.source_size)
-        reporter.phase("finishing")
+        reporter.phase(Phase.FINISHING)
         manifest = Manifest(
             key=str(key),
             size=content.size,

@@ -39,7 +39,7 @@ from .names import TableName
 from .preflight import left_out
 from .process import Child
 from .programs import Command, Program, parse_command, restore_command
-from .progress import Reporter
+from .progress import Phase, Reporter
 from .rows import RowLoader, prepare_row_session
 from .steps import Step, batched, plan_foreign_keys, plan_tables
 from .temporary import LISTS, own_prefix
@@ -149,7 +149,7 @@ class _Loader:
             else:
                 first = self._list("first", contents, EARLY, without_first)
                 errors = self._stream(self._archive.blocks(), first, builders)
-            self._reporter.phase("indexing")
+            self._reporter.phase(Phase.INDEXING)
             builders.data_is_loaded()
             self._judge(contents, errors + builders.finish())
             foreign_keys = plan_foreign_keys(contents.entries)

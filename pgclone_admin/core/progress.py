@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Protocol
+
+
+class Phase(StrEnum):
+    """What an operation is at, as it is shown to people and stored with a run."""
+
+    CHECKING = "checking"
+    READING = "reading"
+    HOOKS = "hooks"
+    DUMPING = "dumping"
+    STORING = "storing"
+    FINISHING = "finishing"
+    VERIFYING = "verifying"
+    RESTORING = "restoring"
+    INDEXING = "indexing"
+    ANALYZING = "analyzing"
+    COPYING = "copying"
+    SWAPPING = "swapping"
+    CLEANING_UP = "cleaning up"
+    HOOKS_AFTER_SWAP = "hooks after the swap"
+    DROPPING = "dropping"
 
 
 class Reporter(Protocol):
@@ -13,7 +34,7 @@ class Reporter(Protocol):
     cleans up as after any failure.
     """
 
-    def phase(self, name: str, *, total: int | None = None) -> None:
+    def phase(self, name: Phase, *, total: int | None = None) -> None:
         """A new phase begins; ``total`` is its size in bytes where that is known."""
 
     def advance(self, count: int) -> None:
@@ -36,12 +57,12 @@ class SilentReporter:
     """Tells nobody, but keeps what was said."""
 
     def __init__(self) -> None:
-        self.phases: list[str] = []
+        self.phases: list[Phase] = []
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self.bytes_done = 0
 
-    def phase(self, name: str, *, total: int | None = None) -> None:
+    def phase(self, name: Phase, *, total: int | None = None) -> None:
         self.phases.append(name)
 
     def advance(self, count: int) -> None:

@@ -27,7 +27,7 @@ from .names import UNFINISHED_ROLES, DumpKey, LocalKey, TableName, role_of
 from .own_databases import create_like, drop_marked, require_mark
 from .preflight import DumpChecks, RestoreNames, check_extensions, run_checks
 from .programs import choose_program
-from .progress import Reporter
+from .progress import Phase, Reporter
 from .properties import carry
 from .server import Server
 from .space import check_limit, spaces
@@ -73,7 +73,7 @@ def restore_dump(
         if manifest is not None and manifest.source_size is not None:
             _check_room(request, server, manifest.source_size, makes_post=True)
         with ExitStack() as stack:
-            reporter.phase("restoring", total=size)
+            reporter.phase(Phase.RESTORING, total=size)
             stored = StoredReader(source.open(key), reporter)
             stack.callback(stored.close)
             reading = ArchiveReader(stored)
@@ -119,7 +119,7 @@ def restore_dump(
                     _check_digest(stored, manifest)
                     raise
                 _check_digest(stored, manifest)
-                reporter.phase("analyzing")
+                reporter.phase(Phase.ANALYZING)
                 _analyze(target, report.analyzed)
             return temporary, report
 
@@ -140,7 +140,7 @@ def restore_local(
     """
 
     def build(server: Server, _model: Database, mark: Mark) -> tuple[Database, LoadReport]:
-        reporter.phase("copying")
+        reporter.phase(Phase.COPYING)
         local = server.existing(name)
         _check_room(request, server, server.size(local.name), makes_post=False)
         copied = copy_database(
@@ -200,7 +200,7 @@ def _restore(
             agreed = None
             if live is not None and request.beside is None:
                 agreed = target.keep_definitions(temporary)
-            reporter.phase("hooks")
+            reporter.phase(Phase.HOOKS)
             pre_swap_hooks(temporary.name)
             if request.drill:
                 drop_marked(target.server, temporary.name)

@@ -21,7 +21,7 @@ from .names import LocalKey, TableName
 from .own_databases import drop_marked, drop_older, mark_and_rename, require_mark
 from .parked import settle_parked
 from .preflight import RestoreNames, TargetChecks, run_checks
-from .progress import Reporter
+from .progress import Phase, Reporter
 from .replicas import end_sessions_on_standbys
 from .server import Server
 from .swap import SwapRequest, SwapResult, swap
@@ -108,7 +108,7 @@ class Target:
 
         ``keeps_parked``: whether what is live now stays on the server.
         """
-        reporter.phase("checking")
+        reporter.phase(Phase.CHECKING)
         with Server.connected(
             request.maintenance,
             statement_timeout=request.statement_timeout,
@@ -185,7 +185,7 @@ class Target:
             if request.reversible and parked_as is MarkKind.PRE:
                 # After the hooks: a copy of what was there before them could hold the raw rows of
                 # an anonymized restore.
-                self.reporter.phase("copying")
+                self.reporter.phase(Phase.COPYING)
                 # Under its own name only after the swap: until then an older one is the right one.
                 unfinished = self.mark(new_database_name(), MarkKind.TEMPORARY, source)
                 copied = copy_database(
@@ -199,7 +199,7 @@ class Target:
                 )
                 post = copied.database
                 made.enter_context(dropped_on_error(server, post))
-            self.reporter.phase("swapping")
+            self.reporter.phase(Phase.SWAPPING)
             swapped = swap(
                 SwapRequest(
                     maintenance=server.params,
@@ -224,7 +224,7 @@ class Target:
         try:
             for left in swapped.lost_settings:
                 self.reporter.warn(left.told(names.live))
-            self.reporter.phase("cleaning up")
+            self.reporter.phase(Phase.CLEANING_UP)
             end_sessions_on_standbys(request.standbys, live, names.live, self.reporter)
             for clean in cleaning:
                 self._clean(clean)

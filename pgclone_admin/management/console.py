@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TextIO
 
 from ..core.errors import Cancelled
+from ..core.progress import Phase
 
 REDRAW = 0.1
 """Seconds between two pictures of the bar."""
@@ -38,7 +39,7 @@ class ConsoleReporter:
         self._drawn = False
         self.cancelled = threading.Event()
 
-    def phase(self, name: str, *, total: int | None = None) -> None:
+    def phase(self, name: Phase, *, total: int | None = None) -> None:
         with self._lock:
             self._end_phase()
             self._phase, self._total, self._done = name, total, 0

@@ -9,7 +9,7 @@ from ..core.errors import Conflict, DatabaseProtected, NotAllowed
 from ..core.locks import take_lock
 from ..core.marks import LOCAL_COPIES, Mark, MarkKind
 from ..core.own_databases import check_target, drop_marked, require_mark
-from ..core.progress import Reporter
+from ..core.progress import Phase, Reporter
 from ..core.server import Server
 from ..core.sessions import sessions_in
 from ..databases import live_name, maintenance_params, protected_names
@@ -52,7 +52,7 @@ def copy_live(
         statement_timeout=settings.statement_timeout,
         lock_timeout=settings.lock_timeout,
     ) as server:
-        reporter.phase("checking")
+        reporter.phase(Phase.CHECKING)
         take_lock(server, live, exclusive=False)
         source = server.existing(live)
         server.check_may_create(source.owner)
@@ -64,7 +64,7 @@ def copy_live(
                 f"{len(sessions_in(server, source.oid))} sessions are ended; clients that connect "
                 f"wait until the copy is done, about {seconds} s"
             )
-        reporter.phase("copying")
+        reporter.phase(Phase.COPYING)
         return copy_database(
             server,
             source,
@@ -89,7 +89,7 @@ def drop_local(
     """
     live = live_name(options.database)
     with Server.connected(maintenance_params(options.database)) as server:
-        reporter.phase("dropping")
+        reporter.phase(Phase.DROPPING)
         take_lock(server, live, exclusive=True)
         check_droppable(server, name, live, confirmed_oid)
         drop_marked(server, name)

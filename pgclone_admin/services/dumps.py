@@ -22,7 +22,7 @@ from ..core.load import verify_archive
 from ..core.manifest import Manifest
 from ..core.names import DumpKey, LocalKey, readable
 from ..core.programs import LOCK_WAIT_TIMEOUT, choose_program
-from ..core.progress import Reporter
+from ..core.progress import Phase, Reporter
 from ..core.streams import BLOCK, ArchiveReader, StoredReader
 from ..databases import live_name, maintenance_params
 from ..hooks import Stage, check_params, load_hooks, run_hooks
@@ -112,7 +112,7 @@ def write_archive(options: Options, text: str, output: BinaryIO, reporter: Repor
     key = resolve_key(text, store).key
     if isinstance(key, LocalKey):
         raise UsageError("a local copy has no archive", hint="Name a dump, see: pgclone ls")
-    reporter.phase("reading", total=store.size(key))
+    reporter.phase(Phase.READING, total=store.size(key))
     output.writelines(archive_blocks(store, key, reporter))
     return key
 
@@ -144,7 +144,7 @@ def verify_dump(options: Options, text: str, reporter: Reporter) -> None:
     key = DumpKey.parse(text)
     manifest = store.manifest(key)
     with ExitStack() as stack:
-        reporter.phase("verifying", total=store.size(key))
+        reporter.phase(Phase.VERIFYING, total=store.size(key))
         stored = StoredReader(store.open(key), reporter)
         stack.callback(stored.close)
         reader = ArchiveReader(stored)
@@ -182,7 +182,7 @@ def import_archive(
         taken_at=created,
     )
     store = DumpStore(options.storage_location, reporter.note)
-    reporter.phase("storing", total=path.stat().st_size)
+    reporter.phase(Phase.STORING, total=path.stat().st_size)
     with _file(path) as file:
         content = _FileContent(file, reporter)
         store.save(key, content, source_size=path.stat().st_size)
@@ -210,7 +210,7 @@ def import_archive(
 def _examine(path: Path, reporter: Reporter) -> tuple[datetime, str, str, str, str]:
     """When the archive was made, its wrapper, versions of server and pg_dump, its database."""
     with ExitStack() as stack:
-        reporter.phase("checking", total=path.stat().st_size if path.is_file() else None)
+        reporter.phase(Phase.CHECKING, total=path.stat().st_size if path.is_file() else None)
         stored = StoredReader(stack.enter_context(_file(path)), reporter)
         reader = ArchiveReader(stored)
         stack.callback(reader.close)

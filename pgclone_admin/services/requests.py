@@ -17,6 +17,7 @@ from ..core.errors import Conflict, DatabaseProtected, NotAllowed, UsageError
 from ..core.names import DumpKey, LocalKey
 from ..core.own_databases import check_target
 from ..core.preflight import RestoreNames
+from ..core.progress import Phase
 from ..core.server import Server
 from ..databases import live_name, maintenance_params, protected_names
 from ..hooks import Stage, check_params, load_hooks
@@ -46,7 +47,7 @@ DOUBLE_CLICK = timedelta(seconds=3)
 
 UNDER_WAY = (Status.QUEUED, Status.RUNNING, Status.SUCCEEDED)
 
-TOO_LATE = ("swapping", "cleaning up", "hooks after the swap", "finishing")
+TOO_LATE = (Phase.SWAPPING, Phase.CLEANING_UP, Phase.HOOKS_AFTER_SWAP, Phase.FINISHING)
 """Phases that are short, and cannot be undone."""
 
 

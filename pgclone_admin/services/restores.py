@@ -19,7 +19,7 @@ from ..core.errors import (
     UsageError,
 )
 from ..core.names import DumpKey, LocalKey, role_of
-from ..core.progress import Reporter
+from ..core.progress import Phase, Reporter
 from ..core.replicas import is_standby
 from ..core.restore import restore_dump, restore_local, swap_held
 from ..core.server import Server
@@ -136,7 +136,7 @@ def _run_post_swap_hooks(
     the run is to end."""
     results: list[HookResult] = []
     if hooks:
-        reporter.phase("hooks after the swap")
+        reporter.phase(Phase.HOOKS_AFTER_SWAP)
     for hook in hooks:
         name = hook.labels.name
         if reporter.is_to_end():
