@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.db.migrations.loader import MigrationLoader
 
-from .core.archive import Contents, OpenedArchive
+from .core.archive import Contents, open_archive
 from .core.errors import PgcloneError
 from .core.kept import Keeping, find_kept
 from .core.locks import is_locked
@@ -30,7 +29,6 @@ from .core.restore import local_source
 from .core.server import Server
 from .core.sessions import sessions_in
 from .core.space import Space, check_limit, spaces
-from .core.streams import ArchiveReader, StoredReader
 from .hooks import AnyHook, Stage
 from .hooks.command import CommandHook
 from .store import DumpStore
@@ -350,13 +348,7 @@ def _examine_dump(
 
 def read_contents(store: DumpStore, key: DumpKey) -> Contents | None:
     """The table of contents of a dump, of which only the beginning is read."""
-    with ExitStack() as stack:
-        stored = StoredReader(store.open(key), SilentReporter())
-        stack.callback(stored.close)
-        reading = ArchiveReader(stored)
-        stack.callback(reading.close)
-        archive = OpenedArchive(reading)
-        stack.callback(archive.close)
+    with open_archive(store.open(key), SilentReporter()) as (_stored, archive):
         return archive.contents
 
 

@@ -11,6 +11,7 @@ import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -18,7 +19,8 @@ from pathlib import Path
 
 from .errors import IntegrityError
 from .fields import INT_SIZE, Fields, Splitter, as_text
-from .streams import BLOCK, MAGIC_ARCHIVE, Readable
+from .progress import Reporter
+from .streams import BLOCK, MAGIC_ARCHIVE, ArchiveReader, Readable, StoredReader
 from .temporary import CONTENTS, own_prefix
 
 OLDEST_VERSION = (1, 12)
@@ -139,11 +141,12 @@ class OpenedArchive:
     ``contents`` is ``None`` for an archive version that is not known; the stream is whole then too.
     ``path`` is a file with the header and the table of contents alone, which pg_restore accepts for
     everything that needs no data. It is gone after :meth:`close`; a killed process leaves it in the
-    directory for temporary files, readable by its user alone.
+    directory for temporary files, readable by its user alone. ``codec`` is what it was wrapped in.
     """
 
-    def __init__(self, source: Readable) -> None:
+    def __init__(self, source: Readable, codec: str = "none") -> None:
         self._source = source
+        self.codec = codec
         self._head = tempfile.NamedTemporaryFile(prefix=own_prefix(), suffix=CONTENTS)  # noqa: SIM115
         self.path = Path(self._head.name)
         splitter = Splitter(source, self._head)
@@ -174,6 +177,23 @@ class OpenedArchive:
 
     def close(self) -> None:
         self._head.close()
+
+
+@contextmanager
+def open_archive(
+    stored: Readable, reporter: Reporter
+) -> Iterator[tuple[StoredReader, OpenedArchive]]:
+    """The stored bytes of a dump and the archive in them, closed at the end of the block.
+
+    Raises :class:`UnknownFormat` and :class:`IntegrityError` as :class:`ArchiveReader` and
+    :class:`OpenedArchive` do.
+    """
+    with (
+        closing(StoredReader(stored, reporter)) as counted,
+        closing(ArchiveReader(counted)) as unwrapped,
+        closing(OpenedArchive(unwrapped, unwrapped.codec)) as archive,
+    ):
+        yield counted, archive
 
 
 def _read_contents(source: Splitter) -> Contents | None:

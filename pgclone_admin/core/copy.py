@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 
 import psycopg2
@@ -203,8 +203,7 @@ def load_from_database(
             secrets=(source.password,) if source.password else (),
         )
         child = stack.enter_context(Child(command, stdout=subprocess.PIPE))
-        archive = OpenedArchive(_ChildOutput(child, reporter))
-        stack.callback(archive.close)
+        archive = stack.enter_context(closing(OpenedArchive(_ChildOutput(child, reporter))))
         report = load_archive(
             archive,
             target,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Protocol
 
-from .archive import OpenedArchive
+from .archive import open_archive
 from .connection import ConnectionParams, remove_session_limits
 from .copy import copy_database
 from .errors import (
@@ -31,7 +30,7 @@ from .progress import Phase, Reporter
 from .properties import carry
 from .server import Server
 from .space import check_limit, spaces
-from .streams import ArchiveReader, Readable, StoredReader
+from .streams import Readable
 from .swap import put_in_place
 from .target import RestoreRequest, RestoreResult, Target, dropped_on_error
 
@@ -72,14 +71,8 @@ def restore_dump(
         run_checks(DumpChecks(server, key, size, manifest, request.trust_foreign).all(), reporter)
         if manifest is not None and manifest.source_size is not None:
             _check_room(request, server, manifest.source_size, makes_post=True)
-        with ExitStack() as stack:
-            reporter.phase(Phase.RESTORING, total=size)
-            stored = StoredReader(source.open(key), reporter)
-            stack.callback(stored.close)
-            reading = ArchiveReader(stored)
-            stack.callback(reading.close)
-            archive = OpenedArchive(reading)
-            stack.callback(archive.close)
+        reporter.phase(Phase.RESTORING, total=size)
+        with open_archive(source.open(key), reporter) as (stored, archive):
             program = choose_program(
                 "pg_restore",
                 server_major=server.major,
@@ -116,9 +109,9 @@ def restore_dump(
                 except (RestoreFailed, ProcessFailed) as error:
                     _look_for_full_disk(error)
                     # A damaged archive is the cause, what pg_restore says of it the consequence.
-                    _check_digest(stored, manifest)
+                    stored.check_against(manifest)
                     raise
-                _check_digest(stored, manifest)
+                stored.check_against(manifest)
                 reporter.phase(Phase.ANALYZING)
                 _analyze(target, report.analyzed)
             return temporary, report
@@ -244,12 +237,6 @@ def swap_held(
         agreed = target.keep_definitions(held)
         swapped = target.take_over(target.live, held, source, parked_as=parked_as, agreed=agreed)
         return RestoreResult(target.names.live, swapped, LoadReport())
-
-
-def _check_digest(stored: StoredReader, manifest: Manifest | None) -> None:
-    stored.drain()
-    if manifest is not None:
-        stored.check(size=manifest.size, sha256=manifest.sha256)
 
 
 def _check_room(

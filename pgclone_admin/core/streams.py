@@ -14,6 +14,7 @@ from typing import BinaryIO, Protocol, cast
 import zstandard
 
 from .errors import Cancelled, IntegrityError, Stalled, UnknownFormat
+from .manifest import Manifest
 from .process import Child
 from .programs import Codec
 from .progress import Reporter
@@ -189,19 +190,19 @@ class StoredReader:
         self._reporter.advance(len(data))
         return data
 
-    def drain(self) -> None:
-        """Reads what is left, so that size and digest are those of the whole."""
+    def check_against(self, manifest: Manifest | None) -> None:
+        """Reads what is left, and raises :class:`IntegrityError` unless size and digest of the
+        whole are those that the manifest names, if there is one."""
         while self.read(BLOCK):
             pass
-
-    def check(self, *, size: int | None, sha256: str | None) -> None:
-        """:class:`IntegrityError` unless all that was read is what the manifest names."""
-        if size is not None and self.size != size:
+        if manifest is None:
+            return
+        if self.size != manifest.size:
             raise IntegrityError(
-                f"the archive has {self.size:,} bytes, its manifest says {size:,}",
+                f"the archive has {self.size:,} bytes, its manifest says {manifest.size:,}",
                 hint="It was cut short or altered in its storage. Use another dump.",
             )
-        if sha256 is not None and self.sha256 != sha256:
+        if self.sha256 != manifest.sha256:
             raise IntegrityError(
                 "the archive does not have the SHA-256 digest that its manifest names",
                 hint="It was altered in its storage. Use another dump.",

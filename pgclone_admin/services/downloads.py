@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -65,14 +66,10 @@ def open_download(actor: Actor, dump: Dump, form: Form) -> Download:
 
 def _stored_blocks(store: DumpStore, key: DumpKey) -> Iterator[bytes]:
     manifest = store.manifest(key)
-    stored = StoredReader(store.open(key), SilentReporter())
-    try:
+    with closing(StoredReader(store.open(key), SilentReporter())) as stored:
         while block := stored.read(BLOCK):
             yield block
-        if manifest is not None:
-            stored.check(size=manifest.size, sha256=manifest.sha256)
-    finally:
-        stored.close()
+        stored.check_against(manifest)
 
 
 def _held_back(blocks: Iterator[bytes]) -> Iterator[bytes]:

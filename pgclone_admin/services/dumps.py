@@ -6,7 +6,7 @@ import getpass
 import hashlib
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +15,7 @@ from django.apps import apps
 from django.db import connections
 
 from .. import __version__
-from ..core.archive import OpenedArchive
+from ..core.archive import open_archive
 from ..core.dump import DumpLabels, DumpRequest, publish, take_dump
 from ..core.errors import DumpNotFound, NotAllowed, StorageError, UnknownModel, UsageError
 from ..core.load import verify_archive
@@ -123,16 +123,13 @@ def archive_blocks(store: DumpStore, key: DumpKey, reporter: Reporter) -> Iterat
     :class:`~pgclone_admin.core.errors.IntegrityError` at the end when it is not what was dumped.
     """
     manifest = store.manifest(key)
-    with ExitStack() as stack:
-        stored = StoredReader(store.open(key), reporter)
-        stack.callback(stored.close)
-        archive = ArchiveReader(stored)
-        stack.callback(archive.close)
+    with (
+        closing(StoredReader(store.open(key), reporter)) as stored,
+        closing(ArchiveReader(stored)) as archive,
+    ):
         while block := archive.read(BLOCK):
             yield block
-        stored.drain()
-        if manifest is not None:
-            stored.check(size=manifest.size, sha256=manifest.sha256)
+        stored.check_against(manifest)
 
 
 def verify_dump(options: Options, text: str, reporter: Reporter) -> None:
@@ -143,14 +140,8 @@ def verify_dump(options: Options, text: str, reporter: Reporter) -> None:
     store = DumpStore(options.storage_location, reporter.note)
     key = DumpKey.parse(text)
     manifest = store.manifest(key)
-    with ExitStack() as stack:
-        reporter.phase(Phase.VERIFYING, total=store.size(key))
-        stored = StoredReader(store.open(key), reporter)
-        stack.callback(stored.close)
-        reader = ArchiveReader(stored)
-        stack.callback(reader.close)
-        archive = OpenedArchive(reader)
-        stack.callback(archive.close)
+    reporter.phase(Phase.VERIFYING, total=store.size(key))
+    with open_archive(store.open(key), reporter) as (stored, archive):
         contents = archive.contents
         program = choose_program(
             "pg_restore",
@@ -158,9 +149,7 @@ def verify_dump(options: Options, text: str, reporter: Reporter) -> None:
             directories=settings.bin_dirs,
         )
         verify_archive(archive, program, reporter)
-        stored.drain()
-        if manifest is not None:
-            stored.check(size=manifest.size, sha256=manifest.sha256)
+        stored.check_against(manifest)
 
 
 def import_archive(
@@ -209,13 +198,8 @@ def import_archive(
 
 def _examine(path: Path, reporter: Reporter) -> tuple[datetime, str, str, str, str]:
     """When the archive was made, its wrapper, versions of server and pg_dump, its database."""
-    with ExitStack() as stack:
-        reporter.phase(Phase.CHECKING, total=path.stat().st_size if path.is_file() else None)
-        stored = StoredReader(stack.enter_context(_file(path)), reporter)
-        reader = ArchiveReader(stored)
-        stack.callback(reader.close)
-        archive = OpenedArchive(reader)
-        stack.callback(archive.close)
+    reporter.phase(Phase.CHECKING, total=path.stat().st_size if path.is_file() else None)
+    with open_archive(_file(path), reporter) as (_stored, archive):
         contents = archive.contents
         program = choose_program(
             "pg_restore",
@@ -225,7 +209,7 @@ def _examine(path: Path, reporter: Reporter) -> tuple[datetime, str, str, str, s
         verify_archive(archive, program, reporter)
         changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
         if contents is None:
-            return changed, reader.codec, "", "", ""
+            return changed, archive.codec, "", "", ""
         texts = (contents.server_version, contents.program_version, contents.database)
         server_version, program_version, database = (
             # Whatever an archive says: these go into a manifest and a row.
@@ -233,7 +217,7 @@ def _examine(path: Path, reporter: Reporter) -> tuple[datetime, str, str, str, s
             for text in texts
         )
         created = contents.created or changed
-        return created, reader.codec, server_version, program_version, database
+        return created, archive.codec, server_version, program_version, database
 
 
 def _file(path: Path) -> BinaryIO:

@@ -24,6 +24,7 @@ from pgclone_admin.core.errors import (
     ProcessFailed,
     UnknownFormat,
 )
+from pgclone_admin.core.manifest import Manifest
 from pgclone_admin.core.process import Child
 from pgclone_admin.core.programs import Codec, Command
 from pgclone_admin.core.progress import SilentReporter
@@ -186,21 +187,35 @@ def test_a_dump_that_is_cancelled_stops_at_the_next_read() -> None:
 # -- out of a storage -----------------------------------------------------------------------------
 
 
+def manifest_of(archive: bytes) -> Manifest:
+    return Manifest(
+        key="a dump",
+        size=len(archive),
+        sha256=hashlib.sha256(archive).hexdigest(),
+        codec="none",
+        taken_at="",
+        instance="",
+        database="",
+        config="",
+        origin="pgclone",
+        app_version="",
+    )
+
+
 def test_stored_bytes_are_counted_and_hashed() -> None:
     reporter = SilentReporter()
     reader = StoredReader(ShortReads(ARCHIVE), reporter)
     assert read_all(reader.read) == ARCHIVE
     assert (reader.size, reporter.bytes_done) == (len(ARCHIVE), len(ARCHIVE))
     assert reader.sha256 == hashlib.sha256(ARCHIVE).hexdigest()
-    reader.check(size=len(ARCHIVE), sha256=hashlib.sha256(ARCHIVE).hexdigest())
-    reader.check(size=None, sha256=None)
+    reader.check_against(manifest_of(ARCHIVE))
+    reader.check_against(None)
 
 
 def test_what_nobody_read_counts_too() -> None:
     reader = StoredReader(ShortReads(ARCHIVE), SilentReporter())
     reader.read(10)
-    reader.drain()
-    reader.check(size=len(ARCHIVE), sha256=hashlib.sha256(ARCHIVE).hexdigest())
+    reader.check_against(manifest_of(ARCHIVE))
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -217,18 +232,16 @@ def test_f23_f24_f25_f26_stored_bytes_that_are_not_those_of_the_manifest_are_ref
     damage: str,
 ) -> None:
     reader = StoredReader(ShortReads(DAMAGE[damage](ARCHIVE)), SilentReporter())
-    reader.drain()
     with pytest.raises(IntegrityError) as caught:
-        reader.check(size=len(ARCHIVE), sha256=hashlib.sha256(ARCHIVE).hexdigest())
+        reader.check_against(manifest_of(ARCHIVE))
     assert caught.value.code == "integrity_error"
 
 
 def test_an_archive_of_another_length_is_an_error_that_names_both() -> None:
     reader = StoredReader(ShortReads(bytes(1_000)), SilentReporter())
-    reader.drain()
     said = "the archive has 1,000 bytes, its manifest says 1,234,567"
     with pytest.raises(IntegrityError, match=said):
-        reader.check(size=1_234_567, sha256=None)
+        reader.check_against(manifest_of(bytes(1_234_567)))
 
 
 def test_closing_closes_the_storage() -> None:
