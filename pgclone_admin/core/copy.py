@@ -5,20 +5,18 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-
-import psycopg2
 
 from .archive import OpenedArchive
 from .connection import ConnectionParams, remove_session_limits
-from .errors import PgcloneError, TooBusy
+from .errors import TooBusy
 from .judge import LoadReport
 from .load import load_archive
 from .marks import Database, Mark, MarkKind, new_database_name
 from .names import TableName
-from .own_databases import clone, create_like, drop_marked, mark_and_rename
+from .own_databases import clone, create_like, dropped_on_error, mark_and_rename
 from .process import Child
 from .programs import Codec, choose_program, dump_command
 from .progress import Phase, Reporter
@@ -83,7 +81,7 @@ def copy_database(
             )
             piped = True
     # Without its grants everybody may connect to it.
-    with _dropped_on_error(server, copied), server.transaction() as cursor:
+    with dropped_on_error(server, copied), server.transaction() as cursor:
         left = carry(cursor, source, copied, copied.name, lose=lose_settings)
     for each in left:
         reporter.warn(each.told(source.name))
@@ -144,7 +142,7 @@ def _pipe(
     """
     unfinished = replace(mark, name=new_database_name(), kind=MarkKind.TEMPORARY)
     target = create_like(server, source, unfinished)
-    with _dropped_on_error(server, target):
+    with dropped_on_error(server, target):
         with server.transaction() as cursor:
             carry(cursor, source, target, target.name, still_to_be_filled=True, lose=lose_settings)
         reporter.phase(Phase.COPYING, total=server.size(source.name))
@@ -158,20 +156,6 @@ def _pipe(
         )
         report.tell(reporter)
         return mark_and_rename(server, target.name, mark, replaces=replaces)
-
-
-@contextmanager
-def _dropped_on_error(server: Server, copied: Database) -> Iterator[None]:
-    try:
-        yield
-    except BaseException as error:
-        try:
-            present = server.database(copied.name)
-            if present is not None and present.oid == copied.oid:
-                drop_marked(server, copied.name)
-        except (PgcloneError, psycopg2.Error) as failed:
-            error.add_note(f"the copy could not be dropped: {failed}")
-        raise
 
 
 def load_from_database(

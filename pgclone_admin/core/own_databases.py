@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 import psycopg2
 from psycopg2 import sql
 
-from .errors import DatabaseProtected
+from .errors import DatabaseProtected, PgcloneError
 from .marks import (
     NEW_DATABASE_NAME,
     NEW_DATABASE_PREFIX,
@@ -135,6 +136,36 @@ def drop_marked(server: Server, name: str, *, missing_ok: bool = False) -> None:
                 raise refused_by_force from None
     except psycopg2.Error as error:
         raise explained(error, f'the database "{name}" could not be dropped') from error
+
+
+@contextmanager
+def dropped_on_error(server: Server, database: Database) -> Iterator[None]:
+    """Drops the database after any error in the block, as :func:`clean_up` does it."""
+    try:
+        yield
+    except BaseException as error:
+        clean_up(server, database, error, drop_marked)
+        raise
+
+
+def clean_up(
+    server: Server,
+    database: Database,
+    error: BaseException,
+    action: Callable[[Server, str], object],
+) -> None:
+    """Does ``action`` with the database after ``error``, if it is still there under its name.
+
+    Over a new connection: the one that was used may be what has failed. What keeps it from being
+    done is noted with ``error``, and not raised.
+    """
+    try:
+        with Server.connected(server.params) as cleaning:
+            present = cleaning.database(database.name)
+            if present is not None and present.oid == database.oid:
+                action(cleaning, database.name)
+    except (PgcloneError, psycopg2.Error) as failed:
+        error.add_note(f'the database "{database.name}" could not be cleaned up: {failed}')
 
 
 def drop_older(

@@ -23,7 +23,7 @@ from .load import load_archive
 from .manifest import Manifest
 from .marks import Database, Mark, MarkKind
 from .names import UNFINISHED_ROLES, DumpKey, LocalKey, TableName, role_of
-from .own_databases import create_like, drop_marked, require_mark
+from .own_databases import create_like, drop_marked, dropped_on_error, require_mark
 from .preflight import DumpChecks, RestoreNames, check_extensions, run_checks
 from .programs import choose_program
 from .progress import Phase, Reporter
@@ -32,7 +32,7 @@ from .server import Server
 from .space import check_limit, spaces
 from .streams import Readable
 from .swap import put_in_place
-from .target import RestoreRequest, RestoreResult, Target, dropped_on_error
+from .target import RestoreRequest, RestoreResult, Target, dropped_unless_kept
 
 TemporaryHooks = Callable[[str], None]
 """Runs the pre-swap hooks; is given the name of the temporary database."""
@@ -188,7 +188,7 @@ def _restore(
         names, live = target.names, target.live
         made = target.mark(names.temporary, MarkKind.TEMPORARY, source)
         temporary, report = build(target.server, target.model, made)
-        with dropped_on_error(target.server, temporary, keep_failed=request.keep_failed):
+        with dropped_unless_kept(target.server, temporary, keep_failed=request.keep_failed):
             report.tell(reporter)
             agreed = None
             if live is not None and request.beside is None:

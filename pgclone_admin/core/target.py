@@ -18,7 +18,14 @@ from .kept_definitions import Agreed, put_definitions
 from .locks import check_lock, take_lock
 from .marks import Database, Mark, MarkKind, new_database_name, set_comment
 from .names import LocalKey, TableName
-from .own_databases import drop_marked, drop_older, mark_and_rename, require_mark
+from .own_databases import (
+    clean_up,
+    drop_marked,
+    drop_older,
+    dropped_on_error,
+    mark_and_rename,
+    require_mark,
+)
 from .parked import settle_parked
 from .preflight import RestoreNames, TargetChecks, run_checks
 from .progress import Phase, Reporter
@@ -257,46 +264,30 @@ def _check_identity(request: RestoreRequest, server: Server, live: Database | No
 
 
 @contextmanager
-def dropped_on_error(
-    server: Server, temporary: Database, *, keep_failed: bool = True
+def dropped_unless_kept(
+    server: Server, temporary: Database, *, keep_failed: bool
 ) -> Iterator[None]:
-    """Drops the temporary database after any error but that of a hook, which can be looked into."""
+    """Drops the temporary database after any error; with ``keep_failed`` not after that of a hook,
+    which can be looked into."""
     try:
         yield
     except HookFailed as error:
-        if not (keep_failed and error.may_be_kept):
-            untouched = "The live database was not touched, and what was restored is dropped."
-            error.hint = f"{error.hint} {untouched}" if error.hint else untouched
-            _clean_up(
-                server, temporary, error, lambda cleaning: drop_marked(cleaning, temporary.name)
-            )
-            raise
-        kept = (
+        is_kept = keep_failed and error.may_be_kept
+        told = (
             f'The live database was not touched. The temporary database "{temporary.name}" is kept '
             "for a look at it until the next restore."
+            if is_kept
+            else "The live database was not touched, and what was restored is dropped."
         )
-        error.hint = f"{error.hint} {kept}" if error.hint else kept
-        _clean_up(server, temporary, error, lambda cleaning: _mark_failed(cleaning, temporary))
+        error.hint = f"{error.hint} {told}" if error.hint else told
+        clean_up(server, temporary, error, _mark_failed if is_kept else drop_marked)
         raise
     except BaseException as error:
-        _clean_up(server, temporary, error, lambda cleaning: drop_marked(cleaning, temporary.name))
+        clean_up(server, temporary, error, drop_marked)
         raise
 
 
-def _clean_up(
-    server: Server, temporary: Database, error: BaseException, action: Callable[[Server], None]
-) -> None:
-    """Over a new connection: that of the restore may be what has failed."""
-    try:
-        with Server.connected(server.params) as cleaning:
-            present = cleaning.database(temporary.name)
-            if present is not None and present.oid == temporary.oid:
-                action(cleaning)
-    except (PgcloneError, psycopg2.Error) as failed:
-        error.add_note(f'the database "{temporary.name}" could not be cleaned up: {failed}')
-
-
-def _mark_failed(server: Server, temporary: Database) -> None:
-    mark = require_mark(server.existing(temporary.name))
+def _mark_failed(server: Server, name: str) -> None:
+    mark = require_mark(server.existing(name))
     with server.transaction() as cursor:
-        set_comment(cursor, temporary.name, replace(mark, kind=MarkKind.FAILED).comment())
+        set_comment(cursor, name, replace(mark, kind=MarkKind.FAILED).comment())
