@@ -163,7 +163,7 @@ def make_plan(
     here.
     """
     live = server.database(question.live)
-    model = live or server.pattern()
+    model = live or server.default_model()
     names = RestoreNames(question.live, question.beside)
     plan = Plan(
         key=str(key),

@@ -148,7 +148,7 @@ def _variant(run: RestoreRun) -> restores.Variant:
     return restores.Variant(
         **given,
         # What replaces nothing may be made beside whatever is live by now.
-        live_oid=run.live_oid if replaces else None,
+        confirmed_oid=run.live_oid if replaces else None,
         system_identifier=run.system_identifier,
         drill=run.kind == Kind.DRILL,
     )

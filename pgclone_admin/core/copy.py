@@ -82,7 +82,7 @@ def copy_database(
             piped = True
     # Without its grants everybody may connect to it.
     with dropped_on_error(server, copied), server.transaction() as cursor:
-        left = carry(cursor, source, copied, copied.name, lose=lose_settings)
+        left = carry(cursor, source, copied, copied.name, lose_settings=lose_settings)
     for each in left:
         reporter.warn(each.told(source.name))
     return CopyResult(copied, piped, time.monotonic() - started)
@@ -110,9 +110,9 @@ def _end_sessions_while_copying(server: Server, source: Database, done: threadin
     pid = server.connection.info.backend_pid
     with server.params.session() as connection:
         remove_session_limits(connection)
-        watcher = Server(server.params, connection)
+        terminator = Server(server.params, connection)
         while not done.is_set():
-            holds_lock = watcher.rows(
+            holds_lock = terminator.rows(
                 """
                 SELECT 1 FROM pg_locks
                  WHERE locktype = 'object' AND classid = 'pg_database'::regclass
@@ -121,7 +121,7 @@ def _end_sessions_while_copying(server: Server, source: Database, done: threadin
                 [source.oid, pid],
             )
             if holds_lock:
-                end_sessions(watcher, source.oid)
+                end_sessions(terminator, source.oid)
             done.wait(POLL)
 
 
@@ -144,7 +144,14 @@ def _pipe(
     target = create_like(server, source, unfinished)
     with dropped_on_error(server, target):
         with server.transaction() as cursor:
-            carry(cursor, source, target, target.name, still_to_be_filled=True, lose=lose_settings)
+            carry(
+                cursor,
+                source,
+                target,
+                target.name,
+                still_to_be_filled=True,
+                lose_settings=lose_settings,
+            )
         reporter.phase(Phase.COPYING, total=server.size(source.name))
         report = load_from_database(
             server.params.with_dbname(source.name),

@@ -278,7 +278,7 @@ class _Examiner:
     # -- what a restore needs
 
     def _restore(self) -> Iterator[Finding]:
-        model = self._live or self._server.pattern()
+        model = self._live or self._server.default_model()
         target = TargetChecks(
             self._server,
             self._names,

@@ -75,14 +75,14 @@ class DumpLabels:
 
 @dataclass(frozen=True, kw_only=True)
 class DumpRequest:
-    """``database`` is the name of what is dumped; ``maintenance`` reaches the same server and
-    holds the lock.
+    """``live`` is the name of the database to dump; ``maintenance`` reaches its server and holds
+    the lock.
 
     ``exclude`` are tables whose rows are left out, as quoted SQL names; ``lock_wait_timeout`` is in
     milliseconds.
     """
 
-    database: str
+    live: str
     maintenance: ConnectionParams
     labels: DumpLabels
     codec: Codec
@@ -126,9 +126,9 @@ def take_dump(
         server = stack.enter_context(
             Server.connected(request.maintenance, statement_timeout=request.statement_timeout)
         )
-        server.existing(request.database)
-        take_lock(server, request.database, exclusive=False)
-        database = server.params.with_dbname(request.database)
+        server.existing(request.live)
+        take_lock(server, request.live, exclusive=False)
+        database = server.params.with_dbname(request.live)
         program = choose_program(
             "pg_dump", server_major=server.major, directories=request.program_directories
         )

@@ -109,25 +109,27 @@ def carry(
     target_name: str,
     *,
     still_to_be_filled: bool = False,
-    lose: Collection[str] = (),
+    lose_settings: Collection[str] = (),
 ) -> list[Uncarried]:
     """Makes the properties of ``target`` those of ``source``; within the caller's transaction.
 
-    Returns those of the names ``lose`` that cannot be carried; :class:`NotCarried` lists the
-    others. ``target_name`` is the name that ``target`` has at this point of the transaction.
+    Returns those of the names ``lose_settings`` that cannot be carried; :class:`NotCarried` lists
+    the others. ``target_name`` is the name that ``target`` has at this point of the transaction.
     ``still_to_be_filled`` leaves out what keeps people from a database that is closed for a while,
     and would keep its restore from it too.
     """
     left = carry_what_can_be(
         cursor, source, target, target_name, still_to_be_filled=still_to_be_filled
     )
-    check_accepted(left, source.name, lose)
+    check_accepted(left, source.name, lose_settings)
     return left
 
 
-def check_accepted(left: Iterable[Uncarried], database: str, lose: Collection[str]) -> None:
-    """:class:`NotCarried` for what cannot be carried and is not among the names ``lose``."""
-    if refused := [each for each in left if each.name not in lose]:
+def check_accepted(
+    left: Iterable[Uncarried], database: str, lose_settings: Collection[str]
+) -> None:
+    """:class:`NotCarried` for what cannot be carried and is not named by ``lose_settings``."""
+    if refused := [each for each in left if each.name not in lose_settings]:
         names = shlex.join(each.name for each in refused)
         raise NotCarried(
             f'settings or grants of the database "{database}" cannot be carried over: '

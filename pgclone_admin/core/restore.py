@@ -90,7 +90,7 @@ def restore_dump(
                             temporary,
                             temporary.name,
                             still_to_be_filled=True,
-                            lose=request.lose_settings,
+                            lose_settings=request.lose_settings,
                         )
                 target = server.params.with_dbname(temporary.name).with_role(
                     server.role_to_take(model.owner)
@@ -212,12 +212,12 @@ def _restore(
 
 
 def swap_held(
-    request: RestoreRequest, reporter: Reporter, *, look: TemporaryHooks | None = None
+    request: RestoreRequest, reporter: Reporter, *, check_held: TemporaryHooks | None = None
 ) -> RestoreResult:
     """Puts the database in place that a restore with ``hold`` has made.
 
-    ``look`` is given its name, and may raise. Same promises as :func:`restore_dump`, except that
-    after an error it is still held.
+    ``check_held`` is given its name, and may raise. Same promises as :func:`restore_dump`, except
+    that after an error it is still held.
     """
     with Target.locked(request, reporter, keeps_parked=request.reversible) as target:
         held = target.server.database(target.names.held)
@@ -227,8 +227,8 @@ def swap_held(
                 hint="Make one with: pgclone restore KEY --hold",
             )
         source = require_mark(held).source
-        if look is not None:
-            look(held.name)
+        if check_held is not None:
+            check_held(held.name)
         parked_as = MarkKind.UNDO if source.startswith(":") else MarkKind.PRE
         if parked_as is MarkKind.UNDO and not request.reversible:
             # What a local copy replaces stays on the server, also if nobody has asked for it.

@@ -32,7 +32,7 @@ from .refusals import explained
 MOST_PIECES = 8
 """Pieces that wait; with so many the server is behind."""
 
-PATIENCE = 0.5
+LOOK_EVERY = 0.5
 """Seconds between two looks at whether the restore is still wanted."""
 
 
@@ -136,7 +136,7 @@ class RowLoader:
         for thread in self._threads:
             # One that still waits for a server to answer ends by itself then, and has done nothing.
             while thread.is_alive() and thread not in self._connecting:
-                thread.join(PATIENCE)
+                thread.join(LOOK_EVERY)
 
     def load(self, entry: Entry, texts: Iterable[bytes]) -> int:
         """Loads the rows of one table; returns their bytes. When it returns they are committed.
@@ -171,7 +171,7 @@ class RowLoader:
         while not is_so:
             self._reporter.check()
             with self._changed:
-                is_so = self._changed.wait_for(is_over, PATIENCE)
+                is_so = self._changed.wait_for(is_over, LOOK_EVERY)
         if self._failure is not None:
             raise self._failure
         if self._builders.has_failed:

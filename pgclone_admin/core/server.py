@@ -111,7 +111,7 @@ class Server:
             raise UnknownDatabase(f'there is no database "{name}" on {self.params.where}')
         return database
 
-    def pattern(self) -> Database:
+    def default_model(self) -> Database:
         """What a database is made like when there is none to be replaced: as CREATE DATABASE of
         this role would make it."""
         return replace(self.existing("template0"), owner=self.role().name)

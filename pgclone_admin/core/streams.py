@@ -22,8 +22,8 @@ from .progress import Reporter
 BLOCK = 256 * 1024
 """Bytes that are moved at a time."""
 
-PATIENCE = 500
-"""Milliseconds between two looks at whether a read that waits is still wanted."""
+LOOK_EVERY = 0.5
+"""Seconds between two looks at whether a read that waits is still wanted."""
 
 ZSTD_LEVEL = 1
 """As small as pg_dump's own gzip, five times faster."""
@@ -138,13 +138,13 @@ class DumpReader:
         waiting.register(output, select.POLLIN | select.POLLHUP)
         quiet = 0.0 if self.source_size else -self._lock_wait
         while True:
-            is_ready = waiting.poll(PATIENCE)
+            is_ready = waiting.poll(LOOK_EVERY * 1000)
             self._check_wanted()
             if is_ready:
                 return output.read(BLOCK)
             self._reporter.check()
             # Counted in looks: a process that was stopped meanwhile is not to blame pg_dump.
-            quiet += PATIENCE / 1000
+            quiet += LOOK_EVERY
             if self._stall_timeout is not None and quiet >= self._stall_timeout:
                 raise Stalled(
                     f"pg_dump has sent nothing for {self._stall_timeout:g} seconds",

@@ -1,9 +1,9 @@
 """Puts a temporary database into the place of the live one.
 
 ``ALTER DATABASE ... RENAME`` takes its lock first and waits up to five seconds for sessions to
-leave; new connections wait for the lock and do not count. So the sessions are ended *while* the
-lock is held, and both renames are in one transaction: there is no instant at which the name is
-missing, whichever process dies.
+leave; new connections wait for the lock and do not count. So the terminator ends the sessions
+*while* the swapper holds the lock, which has both renames in one transaction: there is no instant
+at which the name is missing, whichever process dies.
 
 No row of a kept table may be lost that somebody was told is there. So the keeper locks these tables
 before, the last changes are brought over, and its session is the last to leave the live database:
@@ -31,9 +31,9 @@ from .marks import Database, Mark, set_comment
 from .progress import Reporter
 from .properties import Uncarried
 from .refusals import explained
-from .renaming import POLL, Renaming
 from .server import Server
 from .sessions import Session, check_sessions_can_be_ended, end_sessions, sessions_in
+from .swapper import POLL, Swapper
 
 SESSIONS_LEAVE_WITHIN = 3.0
 """Seconds after which a session that was told to end is one that cannot be ended."""
@@ -85,7 +85,7 @@ def swap(
     The temporary database gets the rows of the kept tables before, and settings, grants,
     connection limit and comment of the live one in the same transaction. Sessions of both are
     ended. ``check_lock`` raises when this run may not replace the database any more; it is asked
-    before each attempt. :class:`TooBusy` when kept tables cannot be locked, or a session cannot be
+    before each swapper. :class:`TooBusy` when kept tables cannot be locked, or a session cannot be
     ended, in time; the live database is as before then, and open to everybody.
 
     When this process or one of its sessions dies, either both renames have happened or none:
@@ -96,14 +96,14 @@ def swap(
     with ExitStack() as stack:
         # Who interrupts the closing of the sessions below comes too late.
         stack.push(lambda *_error: bool(done))
-        watching = stack.enter_context(maintenance.session())
-        renaming = stack.enter_context(maintenance.session(autocommit=False))
-        for connection in (watching, renaming):
+        terminating = stack.enter_context(maintenance.session())
+        swapping = stack.enter_context(maintenance.session(autocommit=False))
+        for connection in (terminating, swapping):
             remove_session_limits(connection)
-        renaming.commit()
-        watcher = Server(maintenance, watching)
+        swapping.commit()
+        terminator = Server(maintenance, terminating)
         keeper = Keeper(
-            watcher,
+            terminator,
             request.live,
             request.temporary,
             request.keeping,
@@ -119,10 +119,10 @@ def swap(
         while True:
             reporter.check()
             check_lock()
-            check_sessions_can_be_ended(watcher, request.live.oid, request.temporary.oid)
-            _check_nothing_is_prepared(watcher, request.live)
+            check_sessions_can_be_ended(terminator, request.live.oid, request.temporary.oid)
+            _check_nothing_is_prepared(terminator, request.live)
             try:
-                won = _attempt(request, watcher, renaming, keeper)
+                won = _attempt(request, terminator, swapping, keeper)
                 done.append(SwapResult(won.seconds, keeper.seconds, attempts, won.lost_settings))
                 break
             except _MayPass as busy:
@@ -195,47 +195,47 @@ class _MayPass(Exception):
 
 
 def _attempt(
-    request: SwapRequest, watcher: Server, renaming: Connection, keeper: Keeper
-) -> Renaming:
-    """One swap, or nothing; returns the transaction, which tells how it was."""
+    request: SwapRequest, terminator: Server, swapping: Connection, keeper: Keeper
+) -> Swapper:
+    """One swap, or nothing; returns the swapper, which tells how it was."""
     try:
         keeper.hold()
     except (TooBusy, ServerUnavailable) as busy:
         # Too many connections for a moment are no reason to throw a whole restore away.
         raise _MayPass(busy) from busy
-    attempt = Renaming(
-        renaming, request.live, request.temporary, request.parked, request.lose_settings
+    swapper = Swapper(
+        swapping, request.live, request.temporary, request.parked, request.lose_settings
     )
-    attempt.start()
+    swapper.start()
     stayed: list[Session] = []
     interruption: BaseException | None = None
     try:
-        stayed = _end_sessions_until_done(watcher, attempt, keeper, request)
+        stayed = _end_sessions_until_done(terminator, swapper, keeper, request)
     except psycopg2.Error as error:
-        attempt.refuse(explained(error, "the sessions could not be watched"))
+        swapper.refuse(explained(error, "the sessions could not be watched"))
     except BaseException as error:  # noqa: BLE001 - it came too late if the swap is done
         interruption = error
-        attempt.refuse(Conflict("the swap was interrupted"))
-    while attempt.is_alive():
+        swapper.refuse(Conflict("the swap was interrupted"))
+    while swapper.is_alive():
         try:
-            attempt.wait()
+            swapper.wait()
         except BaseException as error:  # noqa: BLE001 - as above
             interruption = error
-            attempt.refuse(Conflict("the swap was interrupted"))
+            swapper.refuse(Conflict("the swap was interrupted"))
     # A connection can also break after the server has committed, or while it does.
-    by = attempt.pid if renaming.closed else None
+    by = swapper.pid if swapping.closed else None
     databases = request.live, request.temporary
-    if attempt.error is None or has_swapped(request.maintenance, *databases, by=by):
-        return attempt
+    if swapper.error is None or has_swapped(request.maintenance, *databases, by=by):
+        return swapper
     if interruption is not None:
         raise interruption
-    raise _as_error(attempt.error, stayed) from attempt.error
+    raise _as_error(swapper.error, stayed) from swapper.error
 
 
 def _end_sessions_until_done(
-    watcher: Server, attempt: Renaming, keeper: Keeper, request: SwapRequest
+    terminator: Server, swapper: Swapper, keeper: Keeper, request: SwapRequest
 ) -> list[Session]:
-    """Sends away whoever is connected, from the moment the renaming transaction holds its lock.
+    """Sends away whoever is connected, from the moment the swapper holds its lock.
 
     Not before: who is sent away earlier comes back at once and is in the way again. Then the
     keeper goes as well, and the renames are approved. Returns who was still there at last.
@@ -243,38 +243,38 @@ def _end_sessions_until_done(
     oids = request.live.oid, request.temporary.oid
     holding_since: float | None = None
     others: list[Session] = []
-    while attempt.is_alive() and not attempt.is_refused:
-        if holding_since is None and _holds_lock(watcher, request.live.oid, attempt.pid):
+    while swapper.is_alive() and not swapper.is_refused:
+        if holding_since is None and _holds_lock(terminator, request.live.oid, swapper.pid):
             holding_since = time.monotonic()
-        if holding_since is not None and not attempt.is_decided:
+        if holding_since is not None and not swapper.is_decided:
             spared = keeper.pids
-            end_sessions(watcher, *oids, spared=spared)
-            others = [s for s in sessions_in(watcher, *oids) if s.pid not in spared]
+            end_sessions(terminator, *oids, spared=spared)
+            others = [s for s in sessions_in(terminator, *oids) if s.pid not in spared]
             if not others and keeper.is_alive():
-                attempt.approve()
+                swapper.approve()
                 keeper.leave()
             elif not others:
-                attempt.refuse(TooBusy("the session that held the kept tables was ended"))
+                swapper.refuse(TooBusy("the session that held the kept tables was ended"))
             elif time.monotonic() - holding_since > SESSIONS_LEAVE_WITHIN:
-                attempt.refuse(_sessions_stay(others))
-        attempt.join(POLL)
+                swapper.refuse(_sessions_stay(others))
+        swapper.join(POLL)
     return others
 
 
-def _check_nothing_is_prepared(watcher: Server, live: Database) -> None:
+def _check_nothing_is_prepared(terminator: Server, live: Database) -> None:
     """:class:`TooBusy` when there is what a rename waits for like for a session, five seconds long,
     and nobody can send away."""
     query = "SELECT gid FROM pg_prepared_xacts WHERE database = %s ORDER BY 1"
-    if names := [str(row[0]) for row in watcher.rows(query, [live.name])]:
+    if names := [str(row[0]) for row in terminator.rows(query, [live.name])]:
         raise TooBusy(
             f'the database "{live.name}" has prepared transactions: {", ".join(names)}',
             hint="The live database is as it was. Finish them, then try again.",
         )
 
 
-def _holds_lock(watcher: Server, oid: int, pid: int) -> bool:
+def _holds_lock(terminator: Server, oid: int, pid: int) -> bool:
     return bool(
-        watcher.rows(
+        terminator.rows(
             """
             SELECT 1 FROM pg_locks
              WHERE locktype = 'object' AND classid = 'pg_database'::regclass

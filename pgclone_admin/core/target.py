@@ -125,7 +125,7 @@ class Target:
             take_lock(server, names.live, exclusive=True)
             live = server.database(names.live)
             _check_identity(request, server, live)
-            model = live or server.pattern()
+            model = live or server.default_model()
             checks = TargetChecks(
                 server,
                 names,

@@ -51,7 +51,7 @@ def create_dump(options: Options, reporter: Reporter, *, taken_by: str | None = 
         require_anonymized(options.database, live)
     store = DumpStore(options.storage_location, reporter.note)
     request = DumpRequest(
-        database=live,
+        live=live,
         maintenance=maintenance_params(options.database),
         labels=DumpLabels(
             instance=options.instance,

@@ -55,7 +55,7 @@ class Variant:
     """Names of settings and grants that may be lost; ``None`` for those of the settings."""
     accounts: Sequence[str] = ()
     """Usernames whose accounts are carried from the live database into the restored one."""
-    live_oid: int | None = None
+    confirmed_oid: int | None = None
     """The database that a person has confirmed to be replaced, and the server it is on."""
     system_identifier: str = ""
 
@@ -116,11 +116,11 @@ def swap(options: Options, reporter: Reporter, *, variant: Variant = DEFAULT) ->
     request = _request(options, variant)
     close_connections(request.live)
 
-    def look(held: str) -> None:
+    def check_held(held: str) -> None:
         if options.require_anonymized:
             require_anonymized(options.database, held)
 
-    result = swap_held(request, reporter, look=look)
+    result = swap_held(request, reporter, check_held=check_held)
     results = _run_post_swap_hooks(hooks, options, request.live, reporter)
     return Restored(LocalKey("held"), result, results)
 
@@ -249,7 +249,7 @@ def _request(options: Options, variant: Variant) -> RestoreRequest:
         drill=variant.drill,
         # A drill may have run other hooks than those that anonymize, and nobody looks at it.
         keep_failed=settings.keep_failed and not variant.drill,
-        confirmed_oid=variant.live_oid,
+        confirmed_oid=variant.confirmed_oid,
         system_identifier=variant.system_identifier,
         keeping=keeping(options.database),
         standbys=_standbys(options.database),

@@ -23,8 +23,8 @@ from typing import Any
 
 import pytest
 
-from pgclone_admin.core import renaming as renaming_module
 from pgclone_admin.core import swap as swap_module
+from pgclone_admin.core import swapper as swapper_module
 from pgclone_admin.core.carrier import Carrier
 from pgclone_admin.core.errors import Conflict, HookFailed, PgcloneError, TooBusy
 from pgclone_admin.core.keeper import Keeper
@@ -355,7 +355,7 @@ def test_f30_a_connection_that_breaks_while_the_server_commits_is_no_failure(
     site = kept_site(make_site, server)
     made = prepared(site)
     server.admin("ALTER ROLE app SET synchronous_commit = 'on'")
-    rename = renaming_module.Renaming._rename
+    rename = swapper_module.Swapper._rename
 
     def standbys(names: str) -> None:
         server.admin(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
@@ -376,7 +376,7 @@ def test_f30_a_connection_that_breaks_while_the_server_commits_is_no_failure(
         time.sleep(0.3)
         threading.Thread(target=break_it, args=(self._connection,)).start()
 
-    monkeypatch.setattr(renaming_module.Renaming, "_rename", rename_and_wait_for_a_standby)
+    monkeypatch.setattr(swapper_module.Swapper, "_rename", rename_and_wait_for_a_standby)
     swapped(site, made, keeping=KEEPING)
     assert site.oid == made.oid
     drop(site, "swap")
@@ -639,7 +639,7 @@ def test_f31_tiny_time_limits_end_no_session_of_a_restore(
         (Keeper, "_lock"),
         (Keeper, "hold"),
         (Keeper, "is_alive"),
-        (renaming_module.Renaming, "_rename"),
+        (swapper_module.Swapper, "_rename"),
         (swap_module, "_attempt"),
     ):
         slow(owner, name)

@@ -711,7 +711,7 @@ def test_f54_no_repr_shows_a_secret(site: Site, s3_bucket: Bucket, settings: Any
     store = DumpStore(s3_bucket.location())
     shown = [
         params,
-        DumpRequest(database="x", maintenance=params, labels=LABELS, codec=Codec("none")),
+        DumpRequest(live="x", maintenance=params, labels=LABELS, codec=Codec("none")),
         RestoreRequest(live="x", maintenance=params),
         store,
         store._backend,

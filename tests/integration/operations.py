@@ -41,7 +41,7 @@ def take(
     """A dump of the site in the folder ``root``; ``changes`` are fields of the request."""
     request = DumpRequest(
         **{
-            "database": site.name,
+            "live": site.name,
             "maintenance": site.server.params("postgres", user),
             "labels": DumpLabels(
                 instance="here", database="default", config="none", app_version="test"

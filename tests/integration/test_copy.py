@@ -162,7 +162,7 @@ def test_a_name_that_is_taken_while_a_copy_is_made_stays_whose_it_is(
         if not taken:
             taken.append(name)
             other = mark("look", of=here.name if of == "this site" else of, kind=kind)
-            create_like(server, server.pattern(), other)
+            create_like(server, server.default_model(), other)
 
     created = own_databases._create
     monkeypatch.setattr(own_databases, "_create", create)

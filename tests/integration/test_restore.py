@@ -699,7 +699,7 @@ def test_a_marked_database_that_the_settings_name_is_protected(make_site, storag
 def made_by_another_site(site, name, kind="copy"):
     """A database that another site on the same server has just made; returns its oid."""
     with connected(site.server) as server:
-        model = server.pattern()
+        model = server.default_model()
         return create_like(server, model, mark(name, of="another site", kind=kind)).oid
 
 

@@ -716,7 +716,7 @@ def test_restores_are_called_with_what_was_asked_for(monkeypatch):
     ((key, hooks, used),) = seen
     assert (key, hooks) == ("x/y.dump", [])
     assert (used.beside, used.trust_foreign, used.ignore_standbys) == (":a_b", True, True)
-    assert (used.live_oid, used.drill) == (None, False)
+    assert (used.confirmed_oid, used.drill) == (None, False)
 
 
 def test_f43_a_process_that_the_system_hides_is_not_taken_for_dead(office, monkeypatch):

@@ -8,8 +8,8 @@ import threading
 import psycopg2
 import pytest
 
-from pgclone_admin.core import renaming as renaming_module
 from pgclone_admin.core import swap as swap_module
+from pgclone_admin.core import swapper as swapper_module
 from pgclone_admin.core.errors import Conflict, TooBusy
 from pgclone_admin.core.keeper import Keeper
 from pgclone_admin.core.names import derived_name
@@ -127,7 +127,7 @@ def test_with_pg_signal_backend_sessions_of_other_roles_are_ended(own_pg, make_s
 
 
 def test_a_lock_on_the_live_database_that_is_not_let_go_is_too_busy(make_site, monkeypatch):
-    monkeypatch.setattr(renaming_module, "LOCK_TIMEOUT", 300)
+    monkeypatch.setattr(swapper_module, "LOCK_TIMEOUT", 300)
     site = make_site()
     made = temporary(site)
     with contextlib.closing(site.server.connect(autocommit=False)) as blocker:
@@ -186,13 +186,13 @@ def test_whether_a_swap_has_happened_is_told_by_the_oids(make_site):
 def test_a_connection_that_breaks_after_the_commit_is_no_failure(make_site, monkeypatch):
     site = make_site()
     made = temporary(site)
-    commit = renaming_module.Renaming.run
+    commit = swapper_module.Swapper.run
 
     def commit_and_break(self):
         commit(self)
         self.error = psycopg2.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(renaming_module.Renaming, "run", commit_and_break)
+    monkeypatch.setattr(swapper_module.Swapper, "run", commit_and_break)
     swapped(site, made)
     assert site.oid == made.oid
     drop(site, "swap")
@@ -219,7 +219,7 @@ def test_a_watching_connection_that_breaks_does_not_hide_that_the_swap_was_done(
     ("where", "step"),
     [
         (swap_module, "_end_sessions_until_done"),
-        (renaming_module.Renaming, "join"),
+        (swapper_module.Swapper, "join"),
         (Keeper, "let_go"),
     ],
     ids=["when it is done", "while it is committed", "when the sessions are closed"],
@@ -229,7 +229,7 @@ def test_an_interruption_that_comes_too_late_does_not_hide_that_the_swap_was_don
 ):
     site = make_site()
     made = temporary(site)
-    do, approve = getattr(where, step), renaming_module.Renaming.approve
+    do, approve = getattr(where, step), swapper_module.Swapper.approve
     approved, interruptions = [], []
 
     def approve_and_remember(attempt):
@@ -245,7 +245,7 @@ def test_an_interruption_that_comes_too_late_does_not_hide_that_the_swap_was_don
             raise KeyboardInterrupt
         return do(*arguments) if is_waiting else result
 
-    monkeypatch.setattr(renaming_module.Renaming, "approve", approve_and_remember)
+    monkeypatch.setattr(swapper_module.Swapper, "approve", approve_and_remember)
     monkeypatch.setattr(where, step, do_and_be_interrupted)
     swapped(site, made)
     assert interruptions

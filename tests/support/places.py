@@ -351,7 +351,7 @@ def dump(
 ) -> Manifest:
     """`take_dump` of a site by the programs of its own server; ``changes`` of the request."""
     fields: dict[str, Any] = {
-        "database": site.name,
+        "live": site.name,
         "maintenance": maintenance(site),
         "labels": LABELS,
         "codec": Codec(codec),

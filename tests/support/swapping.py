@@ -150,9 +150,9 @@ class Stops:
         # Imported in the process alone: the tests of the tests need no product.
         from pgclone_admin.core import carrier as carrier_module  # noqa: PLC0415 - see above
         from pgclone_admin.core import swap as swap_module  # noqa: PLC0415
+        from pgclone_admin.core import swapper as swapper_module  # noqa: PLC0415
         from pgclone_admin.core.carrier import Carrier  # noqa: PLC0415
         from pgclone_admin.core.keeper import Keeper  # noqa: PLC0415
-        from pgclone_admin.core.renaming import Renaming  # noqa: PLC0415
 
         def note(name: str, connection: Any) -> None:
             self._pids[name] = connection.info.backend_pid
@@ -191,7 +191,7 @@ class Stops:
         timed(carrier_module, "first_candidates", "reading what may be gone, meanwhile")
         timed(Carrier, "_delete_missing", "deleting what is gone")
         timed(Carrier, "_take_over", "writing what is new")
-        timed(Renaming, "_rename", "renaming")
+        timed(swapper_module.Swapper, "_rename", "renaming")
         timed(Carrier, "catch_up", "the changes in all")
 
         def in_catch_up(*_arguments: Any) -> None:
@@ -215,15 +215,15 @@ class Stops:
             after=lambda result, *_: self.reach("the rename waits") if result else None,
         )
         wrap(Keeper, "is_alive", before=lambda *_: self.reach("the others are gone"))
-        wrap(Renaming, "approve", after=lambda *_: self.reach("approved"))
+        wrap(swapper_module.Swapper, "approve", after=lambda *_: self.reach("approved"))
         wrap(
             Keeper,
             "leave",
             after=lambda _result, keeper: self.reach("let go") if self._approved else None,
         )
-        wrap(Renaming, "__init__", before=self._begin_attempt)
-        wrap(Renaming, "_rename", after=lambda *_: self.reach("renamed"))
-        wrap(Renaming, "run", after=lambda *_: self.reach("committed"))
+        wrap(swapper_module.Swapper, "__init__", before=self._begin_attempt)
+        wrap(swapper_module.Swapper, "_rename", after=lambda *_: self.reach("renamed"))
+        wrap(swapper_module.Swapper, "run", after=lambda *_: self.reach("committed"))
 
     _attempt: Any = None
 

@@ -23,7 +23,7 @@ LOCK_TIMEOUT = 400
 """Milliseconds that the rename waits for its lock; connecting sessions hold it for moments."""
 
 
-class Renaming(threading.Thread):
+class Swapper(threading.Thread):
     """The transaction with both renames; it waits in the server while sessions are ended, and here
     until it is known that nobody could have written to a kept table meanwhile."""
 
@@ -119,7 +119,9 @@ class Renaming(threading.Thread):
             cursor.execute(rename.format(sql.Identifier(live.name), sql.Identifier(parked.name)))
             cursor.execute(rename.format(sql.Identifier(temporary.name), sql.Identifier(live.name)))
             self._check_renamed(cursor)
-            self.lost_settings = carry(cursor, live, temporary, live.name, lose=self._lose_settings)
+            self.lost_settings = carry(
+                cursor, live, temporary, live.name, lose_settings=self._lose_settings
+            )
             cursor.execute(
                 "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE oid = %s",
                 [live.oid],
