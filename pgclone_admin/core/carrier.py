@@ -26,6 +26,7 @@ import psycopg2
 from psycopg2 import sql
 
 from .between import pipe, snapshot
+from .catalog import ENABLE
 from .connection import Connection, one_row
 from .kept import KeptTable
 from .kept_rows import (
@@ -331,7 +332,6 @@ class Carrier:
 @contextmanager
 def _resting_triggers(cursor: Any, tables: Sequence[KeptTable]) -> Iterator[None]:
     """Without the triggers of the tables; an error rolls their rest back, too."""
-    modes = {"O": "ENABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
     woken: list[sql.Composable] = []
     for table in tables:
         cursor.execute(
@@ -343,7 +343,7 @@ def _resting_triggers(cursor: Any, tables: Sequence[KeptTable]) -> Iterator[None
             statement = sql.SQL("ALTER TABLE {} {} TRIGGER {}")
             trigger = sql.Identifier(name)
             cursor.execute(statement.format(table.identifier, sql.SQL("DISABLE"), trigger))
-            woken.append(statement.format(table.identifier, sql.SQL(modes[mode]), trigger))
+            woken.append(statement.format(table.identifier, sql.SQL(ENABLE[mode]), trigger))
     yield
     # The checks of foreign keys that wait for the end of the transaction forbid ALTER TABLE.
     cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")

@@ -109,6 +109,11 @@ class ConnectionParams:
         return replace(self, role=role)
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no error output of a child may show."""
+        return (self.password,) if self.password else ()
+
+    @property
     def where(self) -> str:
         """The server, for people."""
         if not self.host or self.host.startswith(("/", "@")):

@@ -22,10 +22,7 @@ from .programs import Codec, choose_program, dump_command
 from .progress import Phase, Reporter
 from .properties import carry
 from .server import Server
-from .sessions import check_sessions_can_be_ended, end_sessions, sessions_in
-
-POLL = 0.01
-"""Seconds between two looks at who is still connected."""
+from .sessions import POLL, check_sessions_can_be_ended, end_sessions, has_locked, sessions_in
 
 
 @dataclass(frozen=True)
@@ -112,15 +109,7 @@ def _end_sessions_while_copying(server: Server, source: Database, done: threadin
         remove_session_limits(connection)
         terminator = Server(server.params, connection)
         while not done.is_set():
-            holds_lock = terminator.rows(
-                """
-                SELECT 1 FROM pg_locks
-                 WHERE locktype = 'object' AND classid = 'pg_database'::regclass
-                   AND objid = %s AND pid = %s AND mode = 'ShareLock' AND granted
-                """,
-                [source.oid, pid],
-            )
-            if holds_lock:
+            if has_locked(terminator, source.oid, by=pid, mode="ShareLock"):
                 end_sessions(terminator, source.oid)
             done.wait(POLL)
 
@@ -191,7 +180,7 @@ def load_from_database(
             definitions_of=definitions_of,
             encoding=server.existing(source.dbname).encoding if definitions_of else "UTF8",
             role=source.role,
-            secrets=(source.password,) if source.password else (),
+            secrets=source.secrets,
         )
         child = stack.enter_context(Child(command, stdout=subprocess.PIPE))
         archive = stack.enter_context(closing(OpenedArchive(_ChildOutput(child, reporter))))

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from . import evidence
+from .catalog import migrations_table, with_partitions
 from .connection import ConnectionParams, one_row, remove_session_limits
 from .errors import ConfigurationError, Conflict, DumpNotFound, PgcloneError, SizeMismatch
 from .locks import take_lock
@@ -103,7 +104,6 @@ class _Facts:
 
     source_size: int
     encoding: str
-    server_version: str
     extensions: tuple[tuple[str, str], ...]
     excluded: tuple[TableName, ...]
     kept: tuple[TableName, ...]
@@ -153,7 +153,7 @@ def take_dump(
             encoding=database.options.get("client_encoding") or facts.encoding,
             role=database.role,
             lock_wait_timeout=request.lock_wait_timeout,
-            secrets=(database.password,) if database.password else (),
+            secrets=database.secrets,
         )
         with Child(command, stdout=subprocess.PIPE) as child:
             content = DumpReader(
@@ -181,7 +181,7 @@ def take_dump(
             app_version=labels.app_version,
             source_database=database.dbname,
             source_size=facts.source_size,
-            server_version=facts.server_version,
+            server_version=server.version,
             program_version=program.version,
             encoding=facts.encoding,
             extensions=facts.extensions,
@@ -234,18 +234,15 @@ def _gather(database: ConnectionParams, request: DumpRequest) -> _Facts:
         size, encoding = one_row(cursor)
         cursor.execute("SELECT extname, extversion FROM pg_extension ORDER BY extname")
         extensions = tuple(cursor.fetchall())
-        number = int(connection.server_version)
         facts = _Facts(
             source_size=size,
             encoding=encoding,
-            server_version=f"{number // 10_000}.{number % 10_000}",
             extensions=extensions,
             excluded=_resolve_tables(cursor, request.exclude),
             kept=_resolve_tables(cursor, request.kept, missing_ok=True),
         )
-        cursor.execute("SELECT to_regclass('django_migrations')::text")
-        if (table := one_row(cursor)[0]) is not None:
-            cursor.execute(f"SELECT app, name FROM {table} ORDER BY id")  # noqa: S608 - regclass quotes
+        if (table := migrations_table(cursor)) is not None:
+            cursor.execute(f"SELECT app, name FROM {table.quoted} ORDER BY id")  # noqa: S608 - quoted
             facts.migrations = tuple(cursor.fetchall())
         found = evidence.read(cursor)
         facts.anonymized = None if found is None else found.fields
@@ -272,16 +269,11 @@ def _resolve_tables(
                 hint="Nothing was dumped. Check the excluded models, or migrate first.",
             )
         cursor.execute(
-            """
-            WITH RECURSIVE part(oid) AS (
-                SELECT %s::oid
-                 UNION SELECT i.inhrelid FROM pg_inherits i JOIN part ON i.inhparent = part.oid
-                         JOIN pg_class child ON child.oid = i.inhrelid
-                        WHERE child.relispartition
-            )
+            f"""
+            {with_partitions("%s::oid")}
             SELECT n.nspname, c.relname
               FROM part JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
-            """,
+            """,  # noqa: S608 - of constants
             [oid],
         )
         found |= {TableName(*row) for row in cursor.fetchall()}

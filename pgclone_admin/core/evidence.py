@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg2 import sql
 
-from .connection import one_row
+from .catalog import migrations_table
 from .names import TableName
 
 TABLE = "pgclone_anonymized"
@@ -72,8 +72,5 @@ def write(cursor: Any, *, digest: str, fields: Sequence[str]) -> None:
 
 def _table(cursor: Any) -> TableName:
     """In the schema in which Django keeps its tables."""
-    cursor.execute(
-        "SELECT coalesce((SELECT nspname FROM pg_namespace n JOIN pg_class c"
-        " ON c.relnamespace = n.oid WHERE c.oid = to_regclass('django_migrations')), 'public')"
-    )
-    return TableName(one_row(cursor)[0], TABLE)
+    migrations = migrations_table(cursor)
+    return TableName("public" if migrations is None else migrations.schema, TABLE)

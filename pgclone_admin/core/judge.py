@@ -10,6 +10,7 @@ import psycopg2
 from psycopg2 import errorcodes
 
 from .archive import Contents
+from .catalog import with_partitions
 from .connection import Connection
 from .errors import InvalidScript, RestoreFailed
 from .names import TableName, readable
@@ -36,18 +37,13 @@ _REFERENCES = re.compile(
 )
 _NEWER_SETTING = re.compile(r"SET (transaction_timeout|idle_session_timeout) = 0;?\s*")
 
-_TABLES_OF = """
-WITH RECURSIVE part(oid) AS (
-    SELECT to_regclass({table})::oid
-     UNION SELECT i.inhrelid FROM pg_inherits i JOIN part ON i.inhparent = part.oid
-             JOIN pg_class child ON child.oid = i.inhrelid
-            WHERE child.relispartition
-)
+_TABLES_OF = f"""
+{with_partitions("to_regclass({table})::oid")}
 SELECT textsend(n.nspname::text), textsend(c.relname::text)
   FROM part JOIN pg_class c USING (oid)
   JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind <> 'p'
-"""
+"""  # noqa: S608 - of constants
 """A table, or the partitions that have its rows; names are in the encoding of the session, which is
 that of the archive."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import sql
 
+from .catalog import migrations_table
 from .connection import Connection, ConnectionParams, one_row, remove_session_limits
 from .errors import Conflict
 from .kept import Keeping, KeptTable, find_kept
@@ -51,7 +52,7 @@ def put_definitions(
             tables = [table.name for table in find_kept(there, keeping)]
             if not tables:
                 return Agreed({}, {})
-            migrations = _migrations_table(there)
+            migrations = migrations_table(there)
             wanted, present = definitions(there, tables), definitions(here, tables)
             # All or none: they may refer to one another.
             missing = tables if present != wanted else []
@@ -67,15 +68,6 @@ def put_definitions(
                 _copy_migrations(there, here, migrations, keeping.apps)
             of_temporary.commit()
             return Agreed(wanted, definitions(here, tables))
-
-
-def _migrations_table(cursor: Any) -> TableName | None:
-    cursor.execute(
-        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE c.oid = to_regclass('django_migrations')"
-    )
-    row = cursor.fetchone()
-    return None if row is None else TableName(*row)
 
 
 def _drop(cursor: Any, tables: list[TableName]) -> None:

@@ -184,7 +184,7 @@ class _Loader:
             self.report,
             jobs=jobs,
             tolerated=self._tolerated,
-            secrets=(self._target.password,) if self._target.password else (),
+            secrets=self._target.secrets,
         ) as loader:
             for entry, texts in blocks.tables():
                 builders.table_is_loaded(loader.load(entry, texts))
@@ -267,7 +267,7 @@ class _Loader:
             archive=archive,
             entries=entries,
             use_tablespaces=self._use_tablespaces,
-            secrets=(self._target.password,) if self._target.password else (),
+            secrets=self._target.secrets,
         )
 
     def _list(

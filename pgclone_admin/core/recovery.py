@@ -270,13 +270,9 @@ class _Recovery:
             if NEW_DATABASE_NAME.fullmatch(database.name)
             and database.name not in self._request.protected
             and (database.comment is None or _is_temporary(database.mark))
-            and self._is_ours(database)
+            and self._server.is_member_of(database.owner)
             and not sessions_in(self._server, database.oid)
         ]
-
-    def _is_ours(self, database: Database) -> bool:
-        rows = self._server.rows("SELECT pg_has_role(%s, 'MEMBER')", [database.owner])
-        return bool(rows[0][0])
 
     # -- sessions
 

@@ -28,19 +28,14 @@ def is_standby(params: ConnectionParams, *, of: ConnectionParams) -> bool:
     it may not be asked. A standby of another server may well have a database of the same name, and
     even of the same oid: its sessions are nobody's business here.
     """
-    with params.session() as connection:
-        standby = Server(params, connection)
-        if not standby.value("SELECT pg_is_in_recovery()"):
-            return False
-        identifier = _system_identifier(standby)
-    with of.session() as connection:
-        return identifier == _system_identifier(Server(of, connection))
-
-
-def _system_identifier(server: Server) -> int:
-    """What a server has in common with its standbys, and with nobody else."""
     try:
-        return int(server.value("SELECT system_identifier FROM pg_control_system()"))
+        with params.session() as connection:
+            standby = Server(params, connection)
+            if not standby.value("SELECT pg_is_in_recovery()"):
+                return False
+            identifier = standby.system_identifier
+        with of.session() as connection:
+            return identifier == Server(of, connection).system_identifier
     except psycopg2.Error as error:
         raise explained(error, "whose standby a server is cannot be told") from error
 

@@ -95,7 +95,8 @@ class Server:
 
     @property
     def system_identifier(self) -> str:
-        """What tells this server from every other, also from a copy under the same address."""
+        """What tells this server and its standbys from every other, also from a copy under the
+        same address."""
         return str(self.value("SELECT system_identifier FROM pg_control_system()"))
 
     def database(self, name: str) -> Database | None:
@@ -198,6 +199,10 @@ class Server:
 
     # -- what this role may do
 
+    def is_member_of(self, role: str) -> bool:
+        """Whether this role is ``role``, or may become it."""
+        return bool(self.value("SELECT pg_has_role(%s, 'MEMBER')", [role]))
+
     def check_may_create(self, owner: str) -> None:
         """:class:`PermissionMissing` unless this role can create databases that ``owner`` owns."""
         role = self.role()
@@ -209,7 +214,7 @@ class Server:
                 hint=f'As a superuser: ALTER ROLE "{role.name}" CREATEDB. Or let '
                 "PGCLONE_CONNECTIONS name a role that may.",
             )
-        if not self.value("SELECT pg_has_role(%s, 'MEMBER')", [owner]):
+        if not self.is_member_of(owner):
             raise PermissionMissing(
                 f'the database belongs to the role "{owner}", which the role "{role.name}" is no '
                 "member of",

@@ -10,6 +10,9 @@ import psycopg2
 from .errors import TooBusy
 from .server import Server
 
+POLL = 0.01
+"""Seconds between two looks at who is still connected."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
@@ -68,3 +71,14 @@ def check_sessions_can_be_ended(server: Server, *oids: int) -> None:
             + ", ".join(str(session) for session in superusers),
             hint="Nothing was changed. End these sessions and try again.",
         )
+
+
+def has_locked(server: Server, oid: int, *, by: int, mode: str) -> bool:
+    """Whether the server's process ``by`` has a lock on the database, which it takes before it
+    waits for sessions to leave: who is ended earlier comes back at once."""
+    query = """
+        SELECT 1 FROM pg_locks
+         WHERE locktype = 'object' AND classid = 'pg_database'::regclass
+           AND objid = %s AND pid = %s AND mode = %s AND granted
+        """
+    return bool(server.rows(query, [oid, by, mode]))

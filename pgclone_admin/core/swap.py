@@ -32,8 +32,15 @@ from .progress import Reporter
 from .properties import Uncarried
 from .refusals import explained
 from .server import Server
-from .sessions import Session, check_sessions_can_be_ended, end_sessions, sessions_in
-from .swapper import POLL, Swapper
+from .sessions import (
+    POLL,
+    Session,
+    check_sessions_can_be_ended,
+    end_sessions,
+    has_locked,
+    sessions_in,
+)
+from .swapper import Swapper
 
 SESSIONS_LEAVE_WITHIN = 3.0
 """Seconds after which a session that was told to end is one that cannot be ended."""
@@ -244,7 +251,9 @@ def _end_sessions_until_done(
     holding_since: float | None = None
     others: list[Session] = []
     while swapper.is_alive() and not swapper.is_refused:
-        if holding_since is None and _holds_lock(terminator, request.live.oid, swapper.pid):
+        if holding_since is None and has_locked(
+            terminator, request.live.oid, by=swapper.pid, mode="AccessExclusiveLock"
+        ):
             holding_since = time.monotonic()
         if holding_since is not None and not swapper.is_decided:
             spared = keeper.pids
@@ -270,19 +279,6 @@ def _check_nothing_is_prepared(terminator: Server, live: Database) -> None:
             f'the database "{live.name}" has prepared transactions: {", ".join(names)}',
             hint="The live database is as it was. Finish them, then try again.",
         )
-
-
-def _holds_lock(terminator: Server, oid: int, pid: int) -> bool:
-    return bool(
-        terminator.rows(
-            """
-            SELECT 1 FROM pg_locks
-             WHERE locktype = 'object' AND classid = 'pg_database'::regclass
-               AND objid = %s AND pid = %s AND mode = 'AccessExclusiveLock' AND granted
-            """,
-            [oid, pid],
-        )
-    )
 
 
 def _sessions_stay(sessions: list[Session]) -> TooBusy:

@@ -15,9 +15,7 @@ from .connection import Connection, one_row
 from .errors import Conflict, PgcloneError
 from .marks import Database, Mark, set_comment
 from .properties import Uncarried, carry
-
-POLL = 0.01
-"""Seconds between two looks at who is still connected."""
+from .sessions import POLL
 
 LOCK_TIMEOUT = 400
 """Milliseconds that the rename waits for its lock; connecting sessions hold it for moments."""

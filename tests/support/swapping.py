@@ -211,7 +211,7 @@ class Stops:
         wrap(Keeper, "hold", after=lambda *_: self.reach("after the delta"))
         wrap(
             swap_module,
-            "_holds_lock",
+            "has_locked",
             after=lambda result, *_: self.reach("the rename waits") if result else None,
         )
         wrap(Keeper, "is_alive", before=lambda *_: self.reach("the others are gone"))

@@ -9,17 +9,11 @@ from typing import Any
 
 from psycopg2 import sql
 
+from ...core.catalog import ENABLE
 from ...core.connection import one_row
 from ...core.errors import ConfigurationError, PermissionMissing
 from ...core.names import TableName
 from .mapping import TableChange
-
-_ENABLE = {
-    "O": "ENABLE {kind}",
-    "A": "ENABLE ALWAYS {kind}",
-    "R": "ENABLE REPLICA {kind}",
-}
-"""What brings a trigger or rule back to the state that the catalog calls so."""
 
 _ALTER = "ALTER TABLE ONLY {table}"
 
@@ -140,9 +134,8 @@ def undisturbed(cursor: Any, relation: Relation) -> Iterator[None]:
             "table": identifier(name),
             "name": sql.Identifier(own_name),
         }
-        enable = _ENABLE[state].format(kind=kind)
         cursor.execute(sql.SQL(f"{_ALTER} DISABLE {kind} {{name}}").format(**names))
-        restoring.append(sql.SQL(f"{_ALTER} {enable} {{name}}").format(**names))
+        restoring.append(sql.SQL(f"{_ALTER} {ENABLE[state]} {kind} {{name}}").format(**names))
     if _forces_policies(cursor, relation):
         names = {"table": relation.identifier}
         cursor.execute(sql.SQL(f"{_ALTER} NO FORCE ROW LEVEL SECURITY").format(**names))
