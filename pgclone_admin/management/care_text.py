@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..core.doctor import Finding, Level
+from ..core.findings import Finding, Level
 from ..core.recovery import Outcome, Recovered
 
 LEVEL_WIDTH = 9

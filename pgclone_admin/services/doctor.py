@@ -9,15 +9,9 @@ from collections.abc import Iterator
 from django.core.checks import ERROR
 from django.core.checks.registry import registry
 
-from ..core.doctor import (
-    Finding,
-    Level,
-    ServerExamination,
-    examine_server,
-    fine,
-    problem,
-)
+from ..core.doctor import ServerExamination, examine_server
 from ..core.errors import PgcloneError
+from ..core.findings import Finding, Level, fine, problem
 from ..core.recovery import Outcome, Recovered
 from ..core.replicas import is_standby
 from ..databases import (

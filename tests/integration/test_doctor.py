@@ -12,7 +12,8 @@ import pytest
 from psycopg2 import sql
 
 from pgclone_admin.core.connection import Connection, ConnectionParams
-from pgclone_admin.core.doctor import Finding, Level, ServerExamination, examine_server
+from pgclone_admin.core.doctor import ServerExamination, examine_server
+from pgclone_admin.core.findings import Finding, Level
 from pgclone_admin.core.names import derived_name
 from pgclone_admin.core.own_databases import create_like
 from tests.integration.operations import connected, mark

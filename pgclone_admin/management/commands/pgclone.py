@@ -16,8 +16,8 @@ from typing import Any, TextIO, cast
 import psycopg2
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ...core.doctor import Level
 from ...core.errors import PgcloneError, UsageError
+from ...core.findings import Level
 from ...core.recovery import Outcome
 from ...core.refusals import refused
 from ...core.target import RestoreResult

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgclone_admin.core.doctor import Finding, Level
+from pgclone_admin.core.findings import Finding, Level
 from pgclone_admin.core.recovery import Outcome, Recovered
 from pgclone_admin.management.care_text import (
     WOULD,
