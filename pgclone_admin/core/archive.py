@@ -142,6 +142,9 @@ class OpenedArchive:
     ``path`` is a file with the header and the table of contents alone, which pg_restore accepts for
     everything that needs no data. It is gone after :meth:`close`; a killed process leaves it in the
     directory for temporary files, readable by its user alone. ``codec`` is what it was wrapped in.
+
+    :class:`IntegrityError` when the source does not begin as an archive in custom format, or its
+    table of contents is damaged or cut short; and what reading it raises.
     """
 
     def __init__(self, source: Readable, codec: str = "none") -> None:

@@ -54,7 +54,11 @@ def copy_database(
     everybody away; clients that connect meanwhile wait for it. Otherwise the copy is piped, and
     nobody notices.
 
-    When this process dies, ``source`` is as it was; a marked or new database may be left.
+    When this process dies, ``source`` is as it was; a marked or new database may be left. After any
+    error there is no copy. :class:`TooBusy` when sessions are to be ended and one cannot be;
+    :class:`DatabaseProtected` when another database has the name; :class:`PermissionMissing`,
+    :class:`NoRoom`, :class:`NotCarried`; for a piped one :class:`ProgramMissing`,
+    :class:`RestoreFailed`, :class:`ProcessFailed` and what ``reporter`` raises.
     """
     started = time.monotonic()
     piped = False

@@ -119,6 +119,13 @@ def take_dump(
     Nothing is stored under the key unless pg_dump has succeeded and the storage holds as many
     bytes as were written. When this process dies, no dump appears; a storage may keep a partial
     file or an unfinished upload that nothing lists.
+
+    Before anything is stored: :class:`UnknownDatabase`, :class:`ServerUnavailable`,
+    :class:`PermissionMissing`, :class:`ProgramMissing`, :class:`ConfigurationError` for a table to
+    leave out that does not exist, and what the hooks raise. :class:`Conflict` when a restore is
+    running, or there is a dump under the key. :class:`ProcessFailed` (:class:`LockTimeout`,
+    :class:`KilledBySignal`) and :class:`Stalled` for pg_dump, :class:`SizeMismatch`, and what the
+    sink and ``reporter`` raise.
     """
     labels = request.labels
     with ExitStack() as stack:

@@ -58,7 +58,10 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
-        """Reads a manifest of this or an earlier format; unknown keys are left aside."""
+        """Reads a manifest of this or an earlier format; unknown keys are left aside.
+
+        :class:`IntegrityError` for anything else, and for one of a later format.
+        """
         try:
             values = json.loads(data)
             if not isinstance(values, dict) or not isinstance(values.get("format"), int):

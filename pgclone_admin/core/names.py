@@ -85,7 +85,7 @@ def sanitized(part: str) -> str:
 
 
 def check_relative_path(text: str) -> None:
-    """Refuses what could name anything outside a storage location."""
+    """:class:`InvalidName` for what could name anything outside a storage location."""
     if not text:
         raise InvalidName("a dump key cannot be empty")
     if len(text.encode(errors="surrogatepass")) > MAX_KEY_BYTES:
@@ -127,6 +127,8 @@ class LocalKey:
 
     @classmethod
     def parse(cls, text: str) -> LocalKey:
+        """The key that is written as ``text``, also in the words of 1.x; :class:`InvalidName` when
+        it has no colon, or no database can be called so."""
         if not text.startswith(":"):
             raise InvalidName(f"{text!r} is no local key", hint="A local key looks like :name.")
         name = text[1:]
@@ -152,7 +154,7 @@ class LocalKey:
 
 
 def check_database_name(name: str) -> None:
-    """Refuses what the server would refuse, or would silently cut."""
+    """:class:`InvalidName` for what the server would refuse, or would silently cut."""
     if not name:
         raise InvalidName("a database name cannot be empty")
     if "\0" in name:

@@ -38,7 +38,8 @@ to be :func:`readable` and :func:`scrubbed`."""
 
 
 class Child:
-    """One running program in a process group of its own.
+    """One running program in a process group of its own; :class:`ProgramMissing` when it cannot be
+    started.
 
     The end of its output says nothing about success: :meth:`finish` obtains the exit status and
     raises unless it is 0. Leaving the ``with`` block always ends and reaps the process. Should this
@@ -99,7 +100,8 @@ class Child:
         return status
 
     def finish(self) -> None:
-        """Waits for the end of the program and raises unless it succeeded."""
+        """Waits for the end of the program; :class:`ProcessFailed` unless it succeeded, which is
+        :class:`KilledBySignal` or :class:`LockTimeout` where that is the reason."""
         if status := self.wait():
             raise self.failure(status)
 

@@ -64,6 +64,14 @@ def restore_dump(
     The live database is not touched before the swap: after any error, and after the death of this
     process, it is what it was. What this run has made is dropped, except the temporary database
     after a failed hook.
+
+    Raises what ``source``, the hooks and ``reporter`` raise, what :func:`swap` raises, and:
+    :class:`PreflightError` for what is in the way before anything is made, among it
+    :class:`ServerUnavailable`, :class:`PermissionMissing`, :class:`DatabaseProtected`,
+    :class:`UntrustedDump` and :class:`ProgramMissing`; :class:`Conflict` when others are at work
+    (:class:`TooBusy`), read on a standby (:class:`StandbyUnreached`), or another database is live
+    than was confirmed; :class:`IntegrityError` and :class:`UnknownFormat` for the dump;
+    :class:`NoRoom`; :class:`RestoreFailed` and :class:`ProcessFailed` for pg_restore.
     """
 
     def build(server: Server, model: Database, mark: Mark) -> tuple[Database, LoadReport]:
@@ -151,9 +159,10 @@ def restore_local(
 
 
 def local_source(key: LocalKey, live: str) -> str:
-    """The name of the database that ``key`` means; raises when it cannot be restored over ``live``.
+    """The name of the database that ``key`` means; whether there is one is not looked at.
 
-    Whether there is one is not looked at.
+    :class:`Conflict` when it is ``live`` itself or a restore that is held, :class:`InvalidName` for
+    what an unfinished restore has made.
     """
     name = key.database_name(live)
     if name == live:

@@ -92,8 +92,15 @@ def swap(
     The temporary database gets the rows of the kept tables before, and settings, grants,
     connection limit and comment of the live one in the same transaction. Sessions of both are
     ended. ``check_lock`` raises when this run may not replace the database any more; it is asked
-    before each swapper. :class:`TooBusy` when kept tables cannot be locked, or a session cannot be
-    ended, in time; the live database is as before then, and open to everybody.
+    before each attempt.
+
+    After an error the live database is as before, and open to everybody. :class:`TooBusy` when
+    kept tables cannot be locked, or a session cannot be ended, in time, or there are prepared
+    transactions; :class:`NotCarried` for properties that are not to be lost; :class:`Conflict` when
+    the kept tables of both databases differ, or another database is under the name of one of them;
+    :class:`PermissionMissing`, and what ``check_lock`` and ``reporter`` raise.
+    :class:`ServerUnavailable` also when the server is gone for so long that nobody can tell whether
+    it has renamed them.
 
     When this process or one of its sessions dies, either both renames have happened or none:
     :func:`has_swapped` tells which.
