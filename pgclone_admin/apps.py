@@ -16,6 +16,6 @@ class PgcloneAdminConfig(AppConfig):
 
         connection_created.connect(signals.notice_swap, dispatch_uid="pgclone_admin")
         if apps.is_installed("django_q"):
-            from . import queue  # noqa: PLC0415
+            from . import tasks  # noqa: PLC0415
 
-            queue.watch_workers()
+            tasks.watch_workers()

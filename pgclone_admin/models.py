@@ -11,14 +11,12 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, ClassVar
 
-from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import MD5, Cast
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from .core.errors import ConfigurationError
 from .core.marks import Mark
 from .core.names import LocalKey
 from .core.progress import Phase
@@ -350,14 +348,6 @@ class Configuration(models.Model):
             # What is not required is left to the settings, which may require it.
             and not (name == "require_anonymized" and value is False)
         }
-
-    def clean(self) -> None:
-        from .options import checked  # noqa: PLC0415 - options read this model
-
-        try:
-            checked(self.name, self.as_options())
-        except ConfigurationError as error:
-            raise ValidationError(error.message) from error
 
 
 class LocalDatabase(models.Model):

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from django.apps import apps
 from django.db import DatabaseError
 from django.db.backends.postgresql.psycopg_any import errors
 
 from .core.errors import ConfigurationError, UnknownConfiguration
 from .hooks.spec import Declared, named_after
+from .models import Configuration
 from .settings import HookSpec, as_hooks, as_list, settings
 
 NO_CONFIGURATION = "none"
@@ -144,8 +144,7 @@ def hook_lists(option: str, *, stored: bool) -> Iterator[list[HookSpec]]:
             with contextlib.suppress(ConfigurationError):
                 yield checked(str(name), configuration).get(option, [])
     if stored:
-        model = apps.get_model("pgclone_admin", "Configuration")
-        for hooks in model.objects.values_list(option, flat=True):
+        for hooks in Configuration.objects.values_list(option, flat=True):
             yield hooks or []
 
 
@@ -168,7 +167,7 @@ def stored_configuration(name: str) -> list[Mapping[str, Any]] | None:
     ``None`` when that database cannot be asked: it may be the very thing that is broken.
     """
     try:
-        stored = apps.get_model("pgclone_admin", "Configuration").objects.filter(name=name).first()
+        stored = Configuration.objects.filter(name=name).first()
     except DatabaseError as error:
         # Where the app was never migrated there is none; a column that is missing says nothing.
         return [] if isinstance(error.__cause__, errors.UndefinedTable) else None

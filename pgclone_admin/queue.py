@@ -6,10 +6,9 @@ import logging
 from functools import partial
 from typing import Any
 
-from django.db import connections, router, transaction
+from django.db import router, transaction
 
 from .models import Dump, RestoreRun, Run, Status
-from .services import lost
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +49,3 @@ def enqueue(run: Run) -> bool:
         rows.update(**told)
         run.refresh_from_db()
     return not told["error_code"]
-
-
-def watch_workers() -> None:
-    """Has every worker that begins look for lost runs: often it takes the place of their worker."""
-    from django_q.signals import post_spawn  # noqa: PLC0415 - needs its models
-
-    post_spawn.connect(_look_for_lost_runs, dispatch_uid="pgclone_admin")
-
-
-def _look_for_lost_runs(**_kwargs: Any) -> None:
-    try:
-        lost.sweep_quietly()
-    finally:
-        connections.close_all()

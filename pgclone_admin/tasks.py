@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from django.db import connections
+
 from . import runner
 from .core.errors import PgcloneError
 from .models import Dump, RestoreRun, Status
@@ -60,3 +62,17 @@ def _execute(model: Any, pk: int, execute: Callable[..., str]) -> str:
     except Exception as error:  # noqa: BLE001 - the row tells it, without secrets
         logger.error("%s %s failed: %s", model._meta.model_name, pk, type(error).__name__)
         return "failed"
+
+
+def watch_workers() -> None:
+    """Has every worker that begins look for lost runs: often it takes the place of their worker."""
+    from django_q.signals import post_spawn  # noqa: PLC0415 - needs its models
+
+    post_spawn.connect(_look_for_lost_runs, dispatch_uid="pgclone_admin")
+
+
+def _look_for_lost_runs(**_kwargs: Any) -> None:
+    try:
+        lost.sweep_quietly()
+    finally:
+        connections.close_all()

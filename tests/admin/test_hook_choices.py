@@ -12,12 +12,12 @@ from django.urls import reverse
 
 from pgclone_admin import runner
 from pgclone_admin.core.errors import HookFailed, NotAllowed
+from pgclone_admin.management.recorded import _said
 from pgclone_admin.models import Configuration, Dump, RestoreRun, Status
 from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services import requests
 from pgclone_admin.services.actors import Actor
 from pgclone_admin.services.declared import hook_names, in_declared_order
-from pgclone_admin.services.recorded import _said
 from pgclone_admin.services.refresh import refresh
 from pgclone_admin.services.restores import Variant
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 
 import pytest
-from django.core.exceptions import ValidationError
 from django.db import IntegrityError, connection, connections, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pgclone_admin.core.errors import ConfigurationError
 from pgclone_admin.models import (
     ACTIVE,
     TRANSITIONS,
@@ -20,6 +20,7 @@ from pgclone_admin.models import (
     RunEvent,
     Status,
 )
+from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services.local_databases import local_databases
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("office")]
@@ -138,9 +139,12 @@ def test_an_event_belongs_to_one_run():
 
 
 def test_a_configuration_is_as_strict_as_one_in_the_settings():
-    Configuration(name="a", exclude=["auth.User"], reversible=True).full_clean()
-    with pytest.raises(ValidationError):
-        Configuration(name="a", exclude={"auth.User": 1}).full_clean()
+    Configuration.objects.create(name="a", exclude={"auth.User": 1})
+    with pytest.raises(ConfigurationError, match='"exclude" of the configuration "a"'):
+        resolve(Arguments(config="a"), verb="dump")
+
+
+def test_a_configuration_sets_what_is_not_empty():
     assert Configuration(name="a", reversible=False, instance="").as_options() == {
         "reversible": False
     }

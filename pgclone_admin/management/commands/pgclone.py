@@ -22,9 +22,10 @@ from ...core.recovery import Outcome
 from ...core.refusals import refused
 from ...core.target import RestoreResult
 from ...options import Options, resolve
-from ...services import doctor, dumps, listing, lost, recorded, restores
+from ...services import doctor, dumps, listing, lost, restores
 from ...services.declared import declared_locations
 from ...store import DumpEntry
+from .. import recorded
 from ..arguments import VERBS, add_django_options, given_arguments, take_key_from_values
 from ..care_text import finding_lines, recovered_line, summary_line
 from ..console import ConsoleReporter, cancel_on_signals, human_age, human_size

@@ -21,12 +21,12 @@ from ..hooks.spec import name_of, normalized
 from ..models import Dump, Kind, RestoreRun, without_values
 from ..options import HOOK_LISTS, Arguments, Options
 from ..runner import described, made_dump, recorded
-from . import copies, dumps, recovery, restores
-from .actors import Actor
-from .lost import audit_cleaning
-from .refresh import Refreshed
-from .refresh import refresh as refresh_list
-from .restores import Restored, Variant, local_target
+from ..services import copies, dumps, recovery, restores
+from ..services.actors import Actor
+from ..services.lost import audit_cleaning
+from ..services.refresh import Refreshed
+from ..services.refresh import refresh as refresh_list
+from ..services.restores import Restored, Variant, local_target
 
 LONGEST_NAME = 150
 
