@@ -152,7 +152,7 @@ class Dump(Run):
     size = models.BigIntegerField(null=True, blank=True)
     """Bytes that are stored."""
     manifest = models.JSONField(null=True, blank=True)
-    """``None`` for a foreign dump."""
+    """``None`` where there is none."""
     verified_at = models.DateTimeField(null=True, blank=True)
     drilled_at = models.DateTimeField(null=True, blank=True)
     is_pinned = models.BooleanField(_("pinned"), default=False)

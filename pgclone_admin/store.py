@@ -100,7 +100,7 @@ class DumpStore:
         return size
 
     def manifest(self, key: DumpKey) -> Manifest | None:
-        """The manifest, or ``None`` for a foreign dump; :class:`IntegrityError` for a bad one."""
+        """The manifest, or ``None`` where there is none; :class:`IntegrityError` for a bad one."""
         _checked(key.text)
         size = self._size(key.manifest_name)
         if size is None:

@@ -45,7 +45,7 @@ class Source(Protocol):
         """Bytes that are stored; raises ``DumpNotFound``."""
 
     def manifest(self, key: DumpKey) -> Manifest | None:
-        """The manifest, or ``None`` for a foreign dump."""
+        """The manifest, or ``None`` where there is none."""
 
     def open(self, key: DumpKey) -> Readable:
         """The stored bytes, in order, from the first."""

@@ -29,7 +29,7 @@ def _add_ls(parser: CommandParser) -> None:
     )
     what.add_argument("--configs", action="store_true", help="list configurations only")
     what.add_argument("--local", action="store_true", help="list local copies")
-    parser.add_argument("--long", action="store_true", help="add size, age and source")
+    parser.add_argument("--long", action="store_true", help="add size, age, and manifest or source")
     _add_common(parser, "the database whose local copies are listed")
 
 

@@ -52,7 +52,7 @@ def test_a_dump_of_django_pgclone_is_listed_and_restored_here(project: Project, 
 
     (line,) = project.pgclone("ls", "--long").ok().lines
     assert line.startswith(key)
-    assert line.endswith("foreign")
+    assert line.endswith("no manifest")
     done = project.pgclone("restore", key, "--pre-swap-hook").ok()
 
     assert done.lines == [key]

@@ -109,7 +109,7 @@ class Command(BaseCommand):
                         entry.key.text,
                         human_size(entry.stored.size or 0),
                         _age(entry.taken_at),
-                        "pgclone" if entry.has_manifest else "foreign",
+                        "manifest" if entry.has_manifest else "no manifest",
                     )
                     for entry in entries
                 ]
@@ -375,7 +375,7 @@ def _described(entry: DumpEntry) -> dict[str, Any]:
         "config": key.config,
         "taken_at": entry.taken_at.isoformat(),
         "size": entry.stored.size,
-        "foreign": not entry.has_manifest,
+        "has_manifest": entry.has_manifest,
     }
 
 

@@ -84,11 +84,15 @@ def test_ls_lists_a_part_or_what_there_is(
         assert json.loads("".join(run(dumps, "ls", *argv, "--json"))) == lines
 
 
-def test_ls_long_adds_size_age_and_source(dumps: Path) -> None:
+def test_ls_long_adds_size_age_and_whether_there_is_a_manifest(dumps: Path) -> None:
     lines = run(dumps, "ls", "--long")
     assert [line.split()[0] for line in lines] == [NEW, VERSION_1, OLD]
-    assert [line.split()[-1] for line in lines] == ["pgclone", "foreign", "foreign"]
-    assert all(" 3 B " in line and line.split()[-2] == "d" for line in lines)
+    assert [" ".join(line.split()[5:]) for line in lines] == [
+        "manifest",
+        "no manifest",
+        "no manifest",
+    ]
+    assert all(" 3 B " in line and line.split()[4] == "d" for line in lines)
     # In columns.
     assert len({line.index(" 3 B ") for line in lines}) == 1
 
@@ -102,9 +106,9 @@ def test_ls_json_tells_everything_of_a_dump(dumps: Path) -> None:
         "config": "nightly",
         "taken_at": "2026-03-01T00:00:00+00:00",
         "size": 3,
-        "foreign": False,
+        "has_manifest": True,
     }
-    assert (entries[1]["instance"], entries[1]["foreign"]) == (None, True)
+    assert (entries[1]["instance"], entries[1]["has_manifest"]) == (None, False)
 
 
 @pytest.mark.parametrize("argv", [(), ("--long",), ("--instances",)])
