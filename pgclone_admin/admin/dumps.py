@@ -27,7 +27,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from ..core.errors import PgcloneError
 from ..models import Dump, RestoreRun, Status
-from ..services import actors, imports, requests
+from ..services import actors, dump_care, imports, requests
 from ..services.declared import declared_locations
 from ..services.downloads import Form, open_download
 from ..services.refresh import refresh
@@ -157,7 +157,7 @@ class DumpAdmin(DumpRestorePage):
         deleted = 0
         for dump in queryset:
             try:
-                requests.delete_dump(actor_of(request), dump)
+                dump_care.delete_dump(actor_of(request), dump)
                 deleted += 1
             except PgcloneError as error:
                 tell(request, error)
@@ -315,7 +315,7 @@ class DumpAdmin(DumpRestorePage):
         dump = self.find(request, object_id)
         if request.method == "POST":
             try:
-                requests.delete_dump(actor_of(request), dump)
+                dump_care.delete_dump(actor_of(request), dump)
             except PgcloneError as error:
                 tell(request, error)
                 return self.after(request, dump)
@@ -348,7 +348,7 @@ class DumpAdmin(DumpRestorePage):
 
     def _pin(self, request: HttpRequest, dump: Dump) -> None:
         pinned = request.POST.get("pinned") == "1"
-        requests.pin_dump(actor_of(request), dump, pinned=pinned)
+        dump_care.pin_dump(actor_of(request), dump, pinned=pinned)
         messages.success(
             request,
             _("The dump is pinned: nobody deletes it.")

@@ -29,9 +29,9 @@ from django.views.decorators.http import require_POST, require_safe
 from ..core.errors import PgcloneError
 from ..core.recovery import Outcome, Recovered
 from ..models import Run
-from ..services import lost, requests
+from ..services import lost, run_control
 from ..services.actors import CANCEL, Actor
-from ..services.requests import needed_for
+from ..services.run_control import needed_for
 from . import formats
 from .dump_files import streamed_text
 from .progress import GIVE_UP, REQUEUE, Progress, progress_of, whole_log
@@ -233,7 +233,7 @@ class ReadingAdmin(BaseAdmin):
     def requeue(self, request: HttpRequest, run: Run) -> None:
         if run.requested_by != request.user.get_username():
             require(request, needed_for(run))
-        requests.requeue(actor_of(request), run)
+        run_control.requeue(actor_of(request), run)
         messages.info(request, _("It is queued again."))
 
     def give_up(self, request: HttpRequest, run: Run) -> None:
@@ -243,7 +243,7 @@ class ReadingAdmin(BaseAdmin):
     def cancel(self, request: HttpRequest, run: Run) -> None:
         if run.requested_by != request.user.get_username():
             require(request, CANCEL)
-        requests.cancel(actor_of(request), run)
+        run_control.cancel(actor_of(request), run)
         messages.info(request, _("It will be cancelled."))
 
     @admin.action(description=gettext_lazy("Cancel selected runs"))
@@ -251,7 +251,7 @@ class ReadingAdmin(BaseAdmin):
         cancelled = 0
         for run in queryset:
             try:
-                requests.cancel(actor_of(request), run)
+                run_control.cancel(actor_of(request), run)
                 cancelled += 1
             except PgcloneError as error:
                 messages.error(request, f"#{run.pk}: {formats.capitalized(error.message)}")

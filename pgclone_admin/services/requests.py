@@ -14,23 +14,21 @@ from django.db.models import Q
 from django.utils import timezone
 
 from ..core.errors import Conflict, DatabaseProtected, NotAllowed, UsageError
-from ..core.names import DumpKey, LocalKey
+from ..core.names import LocalKey
 from ..core.own_databases import check_target
 from ..core.preflight import RestoreNames
-from ..core.progress import Phase
 from ..core.server import Server
 from ..databases import live_name, maintenance_params, protected_names
 from ..hooks import Stage, check_params, load_hooks
-from ..models import ACTIVE, REPLACING, Dump, Kind, RestoreRun, Run, Status, without_values
+from ..models import ACTIVE, REPLACING, Dump, Kind, RestoreRun, Run, Status
 from ..options import Arguments, Options, resolve
-from ..queue import NOT_QUEUED, enqueue, enqueue_after_commit
+from ..queue import NOT_QUEUED, enqueue_after_commit
 from ..settings import settings
-from ..store import DumpStore
 from . import actors
 from .accounts import has_accounts
 from .actors import Actor
 from .anonymity import check_restore, require_anonymized, require_anonymized_copy
-from .audit import audit, audit_deletion
+from .audit import audit
 from .copies import check_droppable
 from .declared import in_declared_order, usual_alias, usual_options
 from .restores import Variant, local_target
@@ -46,9 +44,6 @@ DOUBLE_CLICK = timedelta(seconds=3)
 """Within which the same request of the same person is meant once."""
 
 UNDER_WAY = (Status.QUEUED, Status.RUNNING, Status.SUCCEEDED)
-
-TOO_LATE = (Phase.SWAPPING, Phase.CLEANING_UP, Phase.HOOKS_AFTER_SWAP, Phase.FINISHING)
-"""Phases that are short, and cannot be undone."""
 
 
 # -- dumps
@@ -108,36 +103,6 @@ def _twin(dump: Dump) -> Dump | None:
     if twin is not None and twin.error_code == NOT_QUEUED:
         enqueue_after_commit(twin)
     return twin
-
-
-def pin_dump(actor: Actor, dump: Dump, *, pinned: bool) -> None:
-    """Protects a dump from being deleted, or lets it go."""
-    actor.require(actors.DELETE)
-    Dump.objects.filter(pk=dump.pk).update(is_pinned=pinned)
-    audit(dump, actor, "pinned" if pinned else "unpinned")
-
-
-def delete_dump(actor: Actor, dump: Dump) -> None:
-    """Deletes the file of a dump and its manifest, and then the row; what people did to it stays
-    written down. A row that has gone meanwhile is done: of two clicks one was faster."""
-    actor.require(actors.DELETE)
-    rows = Dump.objects.filter(pk=dump.pk)
-    if (found := rows.first()) is None:
-        return
-    dump = found
-    if dump.is_active:
-        raise Conflict("the dump is being made", hint="Cancel it first.")
-    if dump.is_pinned:
-        raise Conflict("the dump is pinned", hint="Unpin it first.")
-    if dump.key:
-        users = RestoreRun.objects.filter(location=dump.location, key=dump.key, status__in=ACTIVE)
-        if (user := users.first()) is not None:
-            raise Conflict(f"the dump is needed by the run {user.pk}", hint="Cancel that first.")
-        DumpStore(dump.location).delete(DumpKey.parse(dump.key))
-    with transaction.atomic(using=router.db_for_write(Dump)):
-        if rows.select_for_update().exists():
-            audit_deletion(dump, actor)
-            dump.delete()
 
 
 # -- restores
@@ -391,59 +356,6 @@ def _check_confirmed(live: str, oid: int | None, confirmed_oid: int | None) -> N
             f'the database "{live}" is another one than when you confirmed',
             hint="Nothing was changed. Look at the plan again.",
         )
-
-
-# -- any run
-
-
-def cancel(actor: Actor, run: Run) -> None:
-    """Ends a run that waits, or asks its worker to stop; asking twice is asking once.
-
-    Whoever has asked for a run may cancel it. :class:`Conflict` when it is too late.
-    """
-    if run.requested_by != actor.name:
-        actor.require(actors.CANCEL)
-    rows = type(run)._base_manager.filter(pk=run.pk)
-    with transaction.atomic(using=router.db_for_write(type(run))):
-        waits = rows.filter(status=Status.QUEUED)
-        can_stop = rows.filter(status=Status.RUNNING, cancel_requested=False)
-        if not waits.update(
-            status=Status.CANCELLED,
-            finished_at=timezone.now(),
-            cancel_requested=True,
-            options=without_values(run.options),
-        ) and not can_stop.exclude(phase__in=TOO_LATE).update(cancel_requested=True):
-            if rows.filter(cancel_requested=True).exclude(status=Status.SUCCEEDED).exists():
-                return
-            raise Conflict("it is too late to cancel this run", hint="Look at what came of it.")
-        audit(run, actor, "cancelled")
-
-
-def requeue(actor: Actor, run: Run) -> None:
-    """Puts a run into the queue again that waits for a task which is not there any more.
-
-    Whoever has asked for a run may do so, and who might ask for it. Harmless when its task is
-    there: the run is done once. :class:`Conflict` when it does not wait.
-    """
-    if run.requested_by != actor.name:
-        actor.require(needed_for(run))
-    run.refresh_from_db()
-    if run.status != Status.QUEUED:
-        raise Conflict("only what is queued can be queued again", hint="Ask for it anew.")
-    audit(run, actor, "queued it again")
-    if not enqueue(run):
-        raise Conflict(run.error, hint=run.hint)
-
-
-def needed_for(run: Run) -> str:
-    """The permission that it takes to ask for the run."""
-    match run:
-        case RestoreRun(kind=Kind.COPY | Kind.DROP):
-            return actors.COPY
-        case RestoreRun(kind=Kind.RESTORE | Kind.SWAP | Kind.DRILL):
-            return actors.RESTORE
-        case _:
-            return actors.DUMP
 
 
 def _begin(run: Run, actor: Actor, what: str) -> None:

@@ -20,7 +20,7 @@ from pgclone_admin.core.errors import IntegrityError
 from pgclone_admin.models import Configuration, Dump, Kind, RestoreRun, RunEvent, Status
 from pgclone_admin.services.actors import Actor
 from pgclone_admin.services.downloads import Download
-from pgclone_admin.services.requests import delete_dump
+from pgclone_admin.services.dump_care import delete_dump
 from pgclone_admin.store import DumpStore
 
 pytestmark = pytest.mark.integration

@@ -15,7 +15,7 @@ from pgclone_admin.core.errors import HookFailed, NotAllowed
 from pgclone_admin.management.recorded import _said
 from pgclone_admin.models import Configuration, Dump, RestoreRun, Status
 from pgclone_admin.options import Arguments, resolve
-from pgclone_admin.services import requests
+from pgclone_admin.services import requests, run_control
 from pgclone_admin.services.actors import Actor
 from pgclone_admin.services.declared import hook_names, in_declared_order
 from pgclone_admin.services.refresh import refresh
@@ -251,7 +251,7 @@ def test_values_of_parameters_end_with_the_run_however_it_ends(pages, dump, decl
     run = requests.request_restore(actor, given, variant=Variant())
     assert run.options["arguments"]["hook_params"] == {"text": "hush"}
     if end == "cancelled":
-        requests.cancel(actor, run)
+        run_control.cancel(actor, run)
     else:
         run.move(Status.RUNNING)
         run.move(Status.LOST)

@@ -20,7 +20,7 @@ from django_q.models import OrmQ, Schedule, Task
 from pgclone_admin import tasks
 from pgclone_admin.core.errors import Conflict
 from pgclone_admin.models import Dump, Kind, RestoreRun, RunEvent, Status
-from pgclone_admin.services import lost, requests
+from pgclone_admin.services import dump_care, lost, requests, run_control
 from pgclone_admin.services.actors import Actor
 from pgclone_admin.services.restores import Variant
 from tests.support import CANARY
@@ -313,7 +313,7 @@ def test_f45_sigterm_to_a_whole_cluster_ends_its_run_as_interrupted(office):
 
 def test_f49_what_is_cancelled_while_it_is_queued_never_starts(office):
     dump = requests.request_dump(ADA, {"database": "default"})
-    requests.cancel(ADA, dump)
+    run_control.cancel(ADA, dump)
     with cluster(office):
         eventually(lambda: Task.objects.filter(name=f"dump {dump.pk}").exists())
         assert Task.objects.get().result == "already taken"
@@ -325,12 +325,12 @@ def test_f49_what_is_cancelled_while_it_dumps_stops(office):
     with cluster(office), office.server.table_locked(office.name, '"MyTable"'):
         dump = requests.request_dump(ADA, {"database": "default"})
         begun(dump, "dumping")
-        requests.cancel(ADA, dump)
-        requests.cancel(ADA, dump)
+        run_control.cancel(ADA, dump)
+        run_control.cancel(ADA, dump)
         asked = time.monotonic()
         assert outcome(dump) == (Status.CANCELLED, "cancelled", "cancelled")
         assert time.monotonic() - asked < 8
-        requests.cancel(ADA, dump)
+        run_control.cancel(ADA, dump)
     assert office.files() == []
     actions = dump.events.filter(level=RunEvent.Level.AUDIT).values_list("text", flat=True)
     assert list(actions) == ["asked for a dump", "cancelled"]
@@ -342,7 +342,7 @@ def test_f49_what_is_cancelled_in_a_hook_stops(office):
     with cluster(office):
         run = asked_restore(key, pre_swap_hooks=["hang_hook"])
         eventually((office.folder / "hook-hangs").exists)
-        requests.cancel(ADA, run)
+        run_control.cancel(ADA, run)
         assert outcome(run)[0] == Status.CANCELLED
         assert f"{office.name}__temp" not in office.server.databases()
 
@@ -359,7 +359,7 @@ def test_f49_what_swaps_cannot_be_cancelled_any_more(office):
         run = asked_restore(key, pre_swap_hooks=[])
         begun(run, "swapping")
         with pytest.raises(Conflict, match="too late to cancel"):
-            requests.cancel(ADA, run)
+            run_control.cancel(ADA, run)
         assert outcome(run)[:2] == (Status.FAILED, "too_busy")
         blocker.close()
     assert office.oid == before
@@ -382,7 +382,7 @@ def test_f39_f48_of_two_restores_that_are_asked_for_one_is_made(office):
 def test_f44_a_run_that_is_delivered_to_two_workers_is_done_once(office):
     dump = requests.request_dump(ADA, {"database": "default"})
     for _again in range(3):
-        requests.requeue(ADA, dump)
+        run_control.requeue(ADA, dump)
     with cluster(office, workers=3, queue_limit=3):
         eventually(lambda: Task.objects.count() == 4)
         results = sorted(task.result for task in Task.objects.all())
@@ -436,7 +436,7 @@ def test_f54_f60_a_password_is_nowhere_after_dumps_and_restores_that_failed(offi
         run = ended(asked_restore(dump.key, pre_swap_hooks=["leaky_hook"]))
         (office.storage_root / dump.key).write_bytes(b"PGDMP" + bytes(5000))
         broken = ended(asked_restore(dump.key))
-        requests.pin_dump(actor, dump, pinned=True)
+        dump_care.pin_dump(actor, dump, pinned=True)
         runs = [dump, told, not_ours, run, broken]
         assert [each.status for each in runs] == ["succeeded", *["failed"] * 4]
         eventually(lambda: Task.objects.count() == len(runs))
@@ -487,5 +487,5 @@ def test_sweeping_leaves_those_alone_that_live(office):
         begun(dump, "dumping")
         assert lost.sweep(GRACE) == []
         assert tasks.run_dump(dump.pk) == "already taken"
-        requests.cancel(ADA, dump)
+        run_control.cancel(ADA, dump)
         ended(dump)

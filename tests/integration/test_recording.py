@@ -14,7 +14,7 @@ from pgclone_admin.core.errors import Cancelled, Conflict, TimedOut
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.models import Dump, Kind, RestoreRun, RunEvent, Status
 from pgclone_admin.recording import RunReporter
-from pgclone_admin.services import requests
+from pgclone_admin.services import run_control
 from pgclone_admin.services.actors import Actor
 from tests.support import CANARY, S3_CANARY
 
@@ -91,7 +91,7 @@ def test_f49_cancelling_is_noticed_at_the_next_look():
     dump = make_dump()
     with RunReporter(dump) as reporter:
         reporter.check()
-        requests.cancel(ADA, dump)
+        run_control.cancel(ADA, dump)
         eventually(lambda: reporter.reason_to_end() is not None)
         with pytest.raises(Cancelled):
             reporter.check()
@@ -104,7 +104,7 @@ def test_f49_either_the_swap_or_the_cancelling_is_first():
 
         def cancel(run=run, refused=refused):
             try:
-                requests.cancel(ADA, fresh(run))
+                run_control.cancel(ADA, fresh(run))
             except Conflict as error:
                 refused.append(error)
             finally:

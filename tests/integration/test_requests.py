@@ -26,7 +26,7 @@ from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.models import Dump, Kind, RestoreRun, RunEvent, Status
 from pgclone_admin.options import Arguments, resolve
-from pgclone_admin.services import actors, dumps, requests
+from pgclone_admin.services import actors, dump_care, dumps, requests, run_control
 from pgclone_admin.services.actors import Actor
 from pgclone_admin.services.refresh import Refreshed, refresh
 from pgclone_admin.services.restores import Variant
@@ -103,11 +103,11 @@ ASKING = {
     ),
     "pin": (
         actors.DELETE,
-        lambda actor, office: requests.pin_dump(actor, made_dump(), pinned=True),
+        lambda actor, office: dump_care.pin_dump(actor, made_dump(), pinned=True),
     ),
     "delete": (
         actors.DELETE,
-        lambda actor, office: requests.delete_dump(actor, made_dump(key="")),
+        lambda actor, office: dump_care.delete_dump(actor, made_dump(key="")),
     ),
     "refresh": (actors.REFRESH, lambda actor, office: refresh(actor, f"{office.storage_root}/")),
 }
@@ -352,8 +352,8 @@ def test_f47_what_no_queue_took_says_so_and_can_be_queued_again(
         assert (dump.status, dump.error_code) == (Status.QUEUED, "not_queued")
         assert dump.error == "the queue cannot be reached: ConnectionError"
         with pytest.raises(Conflict, match="cannot be reached"):
-            requests.requeue(SYSTEM, dump)
-    requests.requeue(SYSTEM, dump)
+            run_control.requeue(SYSTEM, dump)
+    run_control.requeue(SYSTEM, dump)
     dump.refresh_from_db()
     assert (dump.status, dump.error_code, dump.error, dump.hint) == (Status.QUEUED, "", "", "")
     assert OrmQ.objects.get().task["args"] == (dump.pk,)
@@ -373,10 +373,10 @@ def test_f47_asking_again_queues_what_no_queue_took(office, monkeypatch, logged_
 def test_only_what_waits_is_queued_again(office):
     dump = requests.request_dump(person(actors.DUMP), HERE)
     with pytest.raises(NotAllowed):
-        requests.requeue(person(actors.RESTORE, name="grace"), dump)
+        run_control.requeue(person(actors.RESTORE, name="grace"), dump)
     dump.move(Status.RUNNING)
     with pytest.raises(Conflict, match="only what is queued"):
-        requests.requeue(SYSTEM, dump)
+        run_control.requeue(SYSTEM, dump)
     assert OrmQ.objects.count() == 1
 
 
@@ -387,21 +387,21 @@ def test_f49_who_asked_may_cancel_and_others_need_the_permission(office):
     ada = person(actors.DUMP)
     dump = requests.request_dump(ada, HERE)
     with pytest.raises(NotAllowed):
-        requests.cancel(person(actors.DUMP, name="grace"), dump)
-    requests.cancel(ada, dump)
+        run_control.cancel(person(actors.DUMP, name="grace"), dump)
+    run_control.cancel(ada, dump)
     dump.refresh_from_db()
     assert dump.status == Status.CANCELLED
     assert dump.finished_at is not None
-    requests.cancel(person(actors.CANCEL, name="margaret"), dump)
+    run_control.cancel(person(actors.CANCEL, name="margaret"), dump)
     assert dump.events.filter(text="cancelled").count() == 1
 
 
-@pytest.mark.parametrize("phase", requests.TOO_LATE)
+@pytest.mark.parametrize("phase", run_control.TOO_LATE)
 def test_f49_it_can_be_too_late(office, phase):
     dump = requests.request_dump(SYSTEM, HERE)
     dump.move(Status.RUNNING, phase=phase)
     with pytest.raises(Conflict, match="too late"):
-        requests.cancel(SYSTEM, dump)
+        run_control.cancel(SYSTEM, dump)
     dump.refresh_from_db()
     assert not dump.cancel_requested
     assert not dump.events.filter(text="cancelled").exists()
@@ -411,7 +411,7 @@ def test_f49_it_can_be_too_late(office, phase):
 def test_f49_what_is_over_cannot_be_cancelled(office, status):
     dump = made_dump(status=status)
     with pytest.raises(Conflict, match="too late"):
-        requests.cancel(SYSTEM, dump)
+        run_control.cancel(SYSTEM, dump)
 
 
 # -- dumps that are there
@@ -422,16 +422,16 @@ def test_a_dump_is_deleted_with_its_file_unless_somebody_needs_it(office):
     location = f"{office.storage_root}/"
     assert refresh(SYSTEM, location).added == 1
     dump = Dump.objects.get(key=manifest.key)
-    requests.pin_dump(SYSTEM, dump, pinned=True)
+    dump_care.pin_dump(SYSTEM, dump, pinned=True)
     with pytest.raises(Conflict, match="pinned"):
-        requests.delete_dump(SYSTEM, dump)
-    requests.pin_dump(SYSTEM, dump, pinned=False)
+        dump_care.delete_dump(SYSTEM, dump)
+    dump_care.pin_dump(SYSTEM, dump, pinned=False)
     run = requests.request_verification(SYSTEM, dump)
     with pytest.raises(Conflict, match=f"needed by the run {run.pk}"):
-        requests.delete_dump(SYSTEM, dump)
-    requests.cancel(SYSTEM, run)
+        dump_care.delete_dump(SYSTEM, dump)
+    run_control.cancel(SYSTEM, run)
     assert len(office.files()) == 2
-    requests.delete_dump(SYSTEM, dump)
+    dump_care.delete_dump(SYSTEM, dump)
     assert office.files() == []
     assert not Dump.objects.exists()
 
@@ -449,12 +449,12 @@ def test_f21_a_deletion_that_failed_half_way_is_told_and_can_be_made_again(offic
 
     monkeypatch.setattr(FileBackend, "delete", refuse)
     with pytest.raises(StorageError, match="it is locked"):
-        requests.delete_dump(SYSTEM, dump)
+        dump_care.delete_dump(SYSTEM, dump)
     assert office.files() == [dump.key], "the manifest goes first, the row last"
     assert Dump.objects.get() == dump
     assert refresh(SYSTEM, dump.location) == Refreshed(0, 0, 0)
     monkeypatch.undo()
-    requests.delete_dump(SYSTEM, dump)
+    dump_care.delete_dump(SYSTEM, dump)
     assert office.files() == []
     assert not Dump.objects.exists()
 
@@ -485,7 +485,7 @@ def test_f20_refreshing_brings_rows_in_line_and_deletes_nothing(office):
 
 
 def test_kinds_have_their_permission(office):
-    assert {kind: requests.needed_for(RestoreRun(kind=kind)) for kind in Kind} == {
+    assert {kind: run_control.needed_for(RestoreRun(kind=kind)) for kind in Kind} == {
         Kind.RESTORE: actors.RESTORE,
         Kind.SWAP: actors.RESTORE,
         Kind.DRILL: actors.RESTORE,

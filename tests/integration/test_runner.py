@@ -29,7 +29,7 @@ from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.identity import is_gone, own_process, worker_name
 from pgclone_admin.models import Configuration, Dump, Kind, RestoreRun, RunEvent, Status
 from pgclone_admin.options import Arguments, resolve
-from pgclone_admin.services import copies, dumps, lost, requests, restores
+from pgclone_admin.services import copies, dumps, lost, requests, restores, run_control
 from pgclone_admin.services.actors import Actor
 from pgclone_admin.services.refresh import refresh
 from pgclone_admin.services.restores import Variant
@@ -126,7 +126,7 @@ def test_f07_a_run_whose_storage_never_returns_ends_and_frees_the_next_one(
 
 def test_f44_a_run_that_is_not_queued_is_not_done(office):
     dump = asked_dump()
-    requests.cancel(ADA, dump)
+    run_control.cancel(ADA, dump)
     assert runner.run_dump(dump) == "already taken"
     assert tasks.run_dump(dump.pk) == "already taken"
     assert tasks.run_dump(dump.pk + 1) == "already taken"
@@ -355,7 +355,7 @@ def test_f49_cancelling_interrupts_who_does_not_ask(monkeypatch):
 
     def cancel():
         time.sleep(1)
-        requests.cancel(ADA, Dump.objects.get(pk=dump.pk))
+        run_control.cancel(ADA, Dump.objects.get(pk=dump.pk))
         connections.close_all()
 
     thread = threading.Thread(target=cancel)
@@ -662,7 +662,7 @@ def test_a_command_that_the_admin_cancels_stops(office):
         while not Dump.objects.filter(phase="dumping").exists():
             assert time.monotonic() < until
             time.sleep(0.05)
-        requests.cancel(ADA, Dump.objects.get())
+        run_control.cancel(ADA, Dump.objects.get())
         completed = started.wait(20).failed(1)
     assert "error: cancelled" in completed.stderr
     assert Dump.objects.get().status == Status.CANCELLED
