@@ -28,10 +28,10 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from ..core.errors import PgcloneError
 from ..models import Dump, RestoreRun, Status
 from ..services import actors, dump_care, imports, requests
+from ..services.allowed import refusal
 from ..services.declared import declared_locations
 from ..services.downloads import Form, open_download
 from ..services.refresh import refresh
-from ..settings import settings
 from . import formats
 from .dump_facts import contents_of, deletable, facts_of
 from .dump_files import on_disk, streamed
@@ -117,7 +117,7 @@ class DumpAdmin(DumpRestorePage):
         context: dict[str, Any] = {
             "may_dump": request.user.has_perm(actors.DUMP),
             "may_refresh": any(map(request.user.has_perm, actors.REFRESH)),
-            "allow_dump": settings.allow_dump,
+            "refusal": refusal("dump"),
             **(extra_context or {}),
         }
         return super().changelist_view(request, context)
@@ -205,7 +205,7 @@ class DumpAdmin(DumpRestorePage):
                 self.says(request, dump, _("Dump #%(pk)s is queued.") % {"pk": dump.pk})
                 return self.after(request, dump)
         return self.page(
-            request, "create.html", title=_("Dump now"), form=form, allow_dump=settings.allow_dump
+            request, "create.html", title=_("Dump now"), form=form, refusal=refusal("dump")
         )
 
     def import_view(self, request: HttpRequest) -> HttpResponse:
@@ -228,7 +228,7 @@ class DumpAdmin(DumpRestorePage):
             "import.html",
             title=_("Import an archive"),
             form=form,
-            allow_dump=settings.allow_dump,
+            refusal=refusal("dump"),
         )
 
     def refresh_view(self, request: HttpRequest) -> HttpResponse:
@@ -291,7 +291,7 @@ class DumpAdmin(DumpRestorePage):
             is_good=is_good,
             may=may,
             buttons=self.buttons_of(request, progress, _("Cancel this dump")),
-            allow_restore=settings.allow_restore,
+            refusal=refusal("restore"),
             restore_url=link_to("pgclone_admin_dump_restore", dump.pk),
         )
 

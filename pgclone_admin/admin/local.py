@@ -28,6 +28,7 @@ from ..plan import Plan
 from ..services import requests
 from ..services.accounts import Outlook, outlook_of_local
 from ..services.actors import COPY, RESTORE
+from ..services.allowed import refusal
 from ..services.copies import DROPPABLE
 from ..services.local_databases import alias_of, local_databases, server_aliases
 from ..services.restores import Variant, plan_of_swap
@@ -184,9 +185,9 @@ class LocalDatabaseAdmin(RestorePages):
             {
                 "title": _("Local databases"),
                 "subtitle": None,
-                "may_copy": user.has_perm(COPY) and settings.allow_copy,
+                "may_copy": user.has_perm(COPY) and refusal("copy") is None,
                 "copy_url": link_to(self.url_name("copy")),
-                "refusals": _refusals(),
+                "refusals": [said for verb in ("restore", "copy") if (said := refusal(verb))],
                 "server": maintenance_params(ServerFilter.chosen(request)).where,
                 **(extra_context or {}),
             },
@@ -200,7 +201,7 @@ class LocalDatabaseAdmin(RestorePages):
     def _pages(self, request: HttpRequest) -> set[str]:
         user: Any = request.user
         pages = set()
-        if user.has_perm(RESTORE) and settings.allow_restore:
+        if user.has_perm(RESTORE) and refusal("restore") is None:
             pages |= {"restore", "swap"}
         if user.has_perm(COPY):
             pages.add("drop")
@@ -279,8 +280,8 @@ class LocalDatabaseAdmin(RestorePages):
         """Asks for a name, and queues a copy of a live database."""
         require(request, COPY)
         form = CopyForm(request.POST or None)
-        error = None
-        if request.method == "POST" and settings.allow_copy and form.is_valid():
+        error, refused = None, refusal("copy")
+        if request.method == "POST" and refused is None and form.is_valid():
             try:
                 alias = form.cleaned_data["database"]
                 run = requests.request_copy(actor_of(request), alias, form.key)
@@ -289,14 +290,14 @@ class LocalDatabaseAdmin(RestorePages):
             else:
                 self.says(request, run, _("Copy #%(pk)s is queued.") % {"pk": run.pk})
                 return self.after(request, run)
-        status = 200 if settings.allow_copy or request.method != "POST" else 403
+        status = 200 if refused is None or request.method != "POST" else 403
         return self._page(
             request,
             "copy.html",
             title=_("Copy a database"),
             form=form,
             error=error,
-            refusal=None if settings.allow_copy else _refusals()["copy"],
+            refusal=refused,
             status=status,
         )
 
@@ -376,7 +377,7 @@ class LocalDatabaseAdmin(RestorePages):
             form=form,
             confirm=confirm,
             error=error,
-            refusal=None if settings.allow_restore else _refusals()["restore"],
+            refusal=refusal("restore"),
             outlook=outlook_of_local(request.user, alias, row.name),
         )
 
@@ -409,13 +410,3 @@ class LocalDatabaseAdmin(RestorePages):
 def _plan_of_swap(alias: str, given: dict[str, Any], variant: Variant, *, prove: bool) -> Plan:
     options = resolve(Arguments(**{**given, "database": alias}), verb="restore")
     return plan_of_swap(options, variant=variant, prove=prove)
-
-
-def _refusals() -> dict[str, str]:
-    """What the settings forbid here, as sentences."""
-    refusals = {}
-    if not settings.allow_restore:
-        refusals["restore"] = _("Restores are disabled here (PGCLONE_ALLOW_RESTORE is False).")
-    if not settings.allow_copy:
-        refusals["copy"] = _("Copies are disabled here (PGCLONE_ALLOW_COPY is False).")
-    return refusals

@@ -14,6 +14,7 @@ from ..core.names import sanitized
 from ..databases import replaceable_aliases
 from ..models import ACTIVE, Dump, RestoreRun, Run, Status
 from ..services.actors import CANCEL, WATCH
+from ..services.allowed import refusal
 from ..settings import settings
 from . import formats
 from .progress import waits_in_vain
@@ -72,10 +73,7 @@ def overview_of(request: HttpRequest) -> Overview:
         may_see_dumps=user.has_perm("pgclone_admin.view_dump"),
         may_see_work=user.has_perm(WATCH),
     )
-    if not settings.allow_dump:
-        overview.refusals.append(_("Dumps are disabled here (PGCLONE_ALLOW_DUMP is False)."))
-    if not settings.allow_restore:
-        overview.refusals.append(_("Restores are disabled here (PGCLONE_ALLOW_RESTORE is False)."))
+    overview.refusals = [said for verb in ("dump", "restore") if (said := refusal(verb))]
     models: list[type[Run]] = []
     if overview.may_see_dumps:
         _add_newest(overview)

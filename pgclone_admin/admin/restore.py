@@ -28,9 +28,9 @@ from ..plan import Obstacle, Plan
 from ..services import requests
 from ..services.accounts import Outlook, Stay, outlook_of_dump
 from ..services.actors import RESTORE
+from ..services.allowed import require_allowed
 from ..services.declared import usual_alias, usual_options
 from ..services.restores import plan_restore
-from ..settings import settings
 from . import formats
 from .hook_form import usual_hooks
 from .plan_view import Shown, shown
@@ -95,8 +95,7 @@ class RestorePages(ReadingAdmin):
         require(request, RESTORE)
         row = self.find(request, object_id)
         try:
-            if not settings.allow_restore:
-                raise NotAllowed("restores are not allowed here: PGCLONE_ALLOW_RESTORE is False")
+            require_allowed("restore")
             source, outlook = self.source_of(row)
             form = RestoreForm(_data(request, source), source=source, user=request.user)
         except PgcloneError as error:

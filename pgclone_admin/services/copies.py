@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..core.copy import CopyResult, copy_database
-from ..core.errors import Conflict, DatabaseProtected, NotAllowed
+from ..core.errors import Conflict, DatabaseProtected
 from ..core.locks import take_lock
 from ..core.marks import LOCAL_COPIES, Mark, MarkKind
 from ..core.own_databases import check_target, drop_marked, require_mark
@@ -15,6 +15,7 @@ from ..core.sessions import sessions_in
 from ..databases import live_name, maintenance_params, protected_names
 from ..options import Options
 from ..settings import settings
+from .allowed import require_allowed
 from .restores import close_connections, local_target
 
 DROPPABLE = LOCAL_COPIES | {MarkKind.HELD, MarkKind.FAILED}
@@ -42,8 +43,7 @@ def copy_live(
     connected, else it is piped. ``lose_settings`` are names of settings and grants that it may
     lack, by default those of the settings.
     """
-    if not settings.allow_copy:
-        raise NotAllowed("copies are not allowed here: PGCLONE_ALLOW_COPY is False")
+    require_allowed("copy")
     live = live_name(options.database)
     name = local_target(target, live).name
     close_connections(live)

@@ -17,7 +17,7 @@ from django.db import connections
 from .. import __version__
 from ..core.archive import open_archive
 from ..core.dump import DumpLabels, DumpRequest, publish, take_dump
-from ..core.errors import DumpNotFound, NotAllowed, StorageError, UnknownModel, UsageError
+from ..core.errors import DumpNotFound, StorageError, UnknownModel, UsageError
 from ..core.load import verify_archive
 from ..core.manifest import Manifest
 from ..core.names import DumpKey, LocalKey, readable
@@ -30,6 +30,7 @@ from ..kept import keeping
 from ..options import NO_CONFIGURATION, Options
 from ..settings import settings
 from ..store import DumpStore
+from .allowed import require_allowed
 from .anonymity import require_anonymized
 from .keys import resolve_key
 
@@ -42,8 +43,7 @@ def create_dump(options: Options, reporter: Reporter, *, taken_by: str | None = 
 
     ``taken_by`` is who has asked for it, by default the user of this process.
     """
-    if not settings.allow_dump:
-        raise NotAllowed("dumps are not allowed here: PGCLONE_ALLOW_DUMP is False")
+    require_allowed("dump")
     hooks = load_hooks(options.pre_dump_hooks, stage=Stage.PRE_DUMP, params=options.hook_params)
     check_params(options.given_params, hooks)
     live = live_name(options.database)
@@ -160,8 +160,7 @@ def import_archive(
     It is read to its end before: an archive that is cut short or is none is refused. Its key has
     the time at which the archive says that it was made.
     """
-    if not settings.allow_dump:
-        raise NotAllowed("dumps are not allowed here: PGCLONE_ALLOW_DUMP is False")
+    require_allowed("dump")
     live_name(options.database)
     created, codec, server_version, program_version, source = _examine(path, reporter)
     key = DumpKey.new(

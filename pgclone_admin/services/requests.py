@@ -23,10 +23,10 @@ from ..hooks import Stage, check_params, load_hooks
 from ..models import ACTIVE, REPLACING, Dump, Kind, RestoreRun, Run, Status
 from ..options import Arguments, Options, resolve
 from ..queue import NOT_QUEUED, enqueue_after_commit
-from ..settings import settings
 from . import actors
 from .accounts import has_accounts
 from .actors import Actor
+from .allowed import require_allowed
 from .anonymity import check_restore, require_anonymized, require_anonymized_copy
 from .audit import audit
 from .copies import check_droppable
@@ -56,8 +56,7 @@ def request_dump(actor: Actor, given: Given) -> Dump:
     first one.
     """
     actor.require(actors.DUMP)
-    if not settings.allow_dump:
-        raise NotAllowed("dumps are not allowed here: PGCLONE_ALLOW_DUMP is False")
+    require_allowed("dump")
     if actor.user is not None:
         in_declared_order("pre_dump_hooks", given.get("pre_dump_hooks") or [])
     options = resolve(Arguments(**given), verb="dump")
@@ -123,8 +122,7 @@ def request_restore(
     has to be free, now and when the worker is there.
     """
     actor.require(actors.RESTORE)
-    if not settings.allow_restore:
-        raise NotAllowed("restores are not allowed here: PGCLONE_ALLOW_RESTORE is False")
+    require_allowed("restore")
     options = resolve(Arguments(**given), verb="restore")
     if not options.dump_key:
         raise UsageError("it was not said what to restore")
@@ -210,8 +208,7 @@ def request_swap(
     which hooks run after it; ``variant`` what is accepted. ``confirmed_oid`` as for
     :func:`request_restore`."""
     actor.require(actors.RESTORE)
-    if not settings.allow_restore:
-        raise NotAllowed("restores are not allowed here: PGCLONE_ALLOW_RESTORE is False")
+    require_allowed("restore")
     live = live_name(alias)
     given = {**(given or {}), "database": alias}
     options = resolve(Arguments(**given), verb="restore")
@@ -240,8 +237,7 @@ def request_swap(
 def request_copy(actor: Actor, alias: str, target: str) -> RestoreRun:
     """A local copy of a live database, which ends no session; its name has to be free."""
     actor.require(actors.COPY)
-    if not settings.allow_copy:
-        raise NotAllowed("copies are not allowed here: PGCLONE_ALLOW_COPY is False")
+    require_allowed("copy")
     live = live_name(alias)
     name = local_target(target, live).name
     _check_free(name, alias, live)

@@ -12,7 +12,6 @@ from django.db import connections
 from ..core.connection import ConnectionParams
 from ..core.errors import (
     InvalidName,
-    NotAllowed,
     PermissionMissing,
     PgcloneError,
     ServerUnavailable,
@@ -33,6 +32,7 @@ from ..settings import settings
 from ..storage import Note
 from ..store import DumpStore
 from .accounts import carry
+from .allowed import require_allowed
 from .anonymity import check_restore, require_anonymized, require_evidence
 from .keys import Resolved, resolve_key
 
@@ -110,7 +110,7 @@ def restore(
 
 def swap(options: Options, reporter: Reporter, *, variant: Variant = DEFAULT) -> Restored:
     """Puts the database in place that a restore with ``hold`` has made."""
-    _check_allowed()
+    require_allowed("restore")
     hooks = _post_swap_hooks(options)
     check_params(options.given_params, hooks)
     request = _request(options, variant)
@@ -171,7 +171,7 @@ def plan_restore(options: Options, *, variant: Variant = DEFAULT, prove: bool = 
 
 def plan_of_swap(options: Options, *, variant: Variant = DEFAULT, prove: bool = True) -> Plan:
     """What stands in the way of :func:`swap` with the same arguments."""
-    _check_allowed()
+    require_allowed("restore")
     request = _request(options, variant)
     with Server.connected(request.maintenance) as server:
         return plan_swap(_question(request, prove=prove), server)
@@ -207,7 +207,7 @@ class _Prepared:
 
 def _prepare(options: Options, variant: Variant, *, note: Note) -> _Prepared:
     """Reads what was asked for; nothing is touched."""
-    _check_allowed()
+    require_allowed("restore")
     if not options.dump_key:
         raise UsageError(
             "it was not said what to restore",
@@ -230,11 +230,6 @@ def _prepare(options: Options, variant: Variant, *, note: Note) -> _Prepared:
         hooks,
         post_swap_hooks if swaps else [],
     )
-
-
-def _check_allowed() -> None:
-    if not settings.allow_restore:
-        raise NotAllowed("restores are not allowed here: PGCLONE_ALLOW_RESTORE is False")
 
 
 def _request(options: Options, variant: Variant) -> RestoreRequest:

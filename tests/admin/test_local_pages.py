@@ -109,8 +109,8 @@ def test_buttons_are_those_of_what_a_person_may(pages):
         assert ("Copy a database" in text) is (COPY in permissions)
     with override_settings(PGCLONE_ALLOW_RESTORE=False, PGCLONE_ALLOW_COPY=False):
         text = pages.superuser().get(reverse(LIST)).content.decode()
-        assert "Restores are disabled here (PGCLONE_ALLOW_RESTORE is False)." in text
-        assert "Copies are disabled here (PGCLONE_ALLOW_COPY is False)." in text
+        assert "Restores are not allowed here: PGCLONE_ALLOW_RESTORE is False." in text
+        assert "Copies are not allowed here: PGCLONE_ALLOW_COPY is False." in text
         assert [len(links(text, page)) for page in ("restore", "swap", "drop")] == [0, 0, 2]
 
 

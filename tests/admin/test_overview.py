@@ -107,8 +107,8 @@ def test_what_is_wrong_is_told(pages):
     assert clean_up in index(pages.client(*ALL, "cancel_run"))
     with override_settings(PGCLONE_ALLOW_RESTORE=False, PGCLONE_ALLOW_DUMP=False):
         text = index(client)
-        assert "Restores are disabled here (PGCLONE_ALLOW_RESTORE is False)." in text
-        assert "Dumps are disabled here (PGCLONE_ALLOW_DUMP is False)." in text
+        assert "Restores are not allowed here: PGCLONE_ALLOW_RESTORE is False." in text
+        assert "Dumps are not allowed here: PGCLONE_ALLOW_DUMP is False." in text
 
 
 def test_nobody_sees_more_than_they_may(pages):
