@@ -25,7 +25,7 @@ from ..core.programs import LOCK_WAIT_TIMEOUT, choose_program
 from ..core.progress import Phase, Reporter
 from ..core.streams import BLOCK, ArchiveReader, StoredReader
 from ..databases import live_name, maintenance_params
-from ..hooks import Stage, check_params, load_hooks, run_hooks
+from ..hooks import AnyHook, Stage, check_params, load_hooks, run_hooks
 from ..kept import keeping
 from ..options import NO_CONFIGURATION, Options
 from ..settings import settings
@@ -43,12 +43,8 @@ def create_dump(options: Options, reporter: Reporter, *, taken_by: str | None = 
 
     ``taken_by`` is who has asked for it, by default the user of this process.
     """
-    require_allowed("dump")
-    hooks = load_hooks(options.pre_dump_hooks, stage=Stage.PRE_DUMP, params=options.hook_params)
-    check_params(options.given_params, hooks)
+    hooks = ready_hooks(options)
     live = live_name(options.database)
-    if options.require_anonymized:
-        require_anonymized(options.database, live)
     store = DumpStore(options.storage_location, reporter.note)
     request = DumpRequest(
         live=live,
@@ -77,6 +73,23 @@ def create_dump(options: Options, reporter: Reporter, *, taken_by: str | None = 
         return [hook.labels.name for hook in hooks]
 
     return take_dump(request, store, reporter, pre_dump_hooks=pre_dump_hooks)
+
+
+def ready_hooks(options: Options) -> list[AnyHook]:
+    """The hooks of a dump that can be made, as far as that can be told before.
+
+    :class:`~pgclone_admin.core.errors.NotAllowed` where the settings forbid dumps, what
+    :func:`~pgclone_admin.databases.live_name`, :func:`~pgclone_admin.hooks.load_hooks` and
+    :func:`~pgclone_admin.hooks.check_params` raise, and
+    :class:`~pgclone_admin.core.errors.NotAnonymized` where that is required.
+    """
+    require_allowed("dump")
+    hooks = load_hooks(options.pre_dump_hooks, stage=Stage.PRE_DUMP, params=options.hook_params)
+    check_params(options.given_params, hooks)
+    live = live_name(options.database)
+    if options.require_anonymized:
+        require_anonymized(options.database, live)
+    return hooks
 
 
 def _tables(alias: str, labels: Sequence[str]) -> list[str]:

@@ -19,19 +19,18 @@ from ..core.own_databases import check_target
 from ..core.preflight import RestoreNames
 from ..core.server import Server
 from ..databases import live_name, maintenance_params, protected_names
-from ..hooks import Stage, check_params, load_hooks
 from ..models import ACTIVE, REPLACING, Dump, Kind, RestoreRun, Run, Status
 from ..options import Arguments, Options, resolve
 from ..queue import NOT_QUEUED, enqueue_after_commit
-from . import actors
+from . import actors, dumps, restores
 from .accounts import has_accounts
 from .actors import Actor
 from .allowed import require_allowed
-from .anonymity import check_restore, require_anonymized, require_anonymized_copy
+from .anonymity import require_anonymized_copy
 from .audit import audit
 from .copies import check_droppable
 from .declared import in_declared_order, usual_alias, usual_options
-from .restores import Variant, local_target
+from .restores import Variant, local_target, wanted_key
 
 Given = Mapping[str, Any]
 """What a person said, under the names of :class:`~pgclone_admin.options.Arguments`."""
@@ -56,15 +55,10 @@ def request_dump(actor: Actor, given: Given) -> Dump:
     first one.
     """
     actor.require(actors.DUMP)
-    require_allowed("dump")
     if actor.user is not None:
         in_declared_order("pre_dump_hooks", given.get("pre_dump_hooks") or [])
     options = resolve(Arguments(**given), verb="dump")
-    hooks = load_hooks(options.pre_dump_hooks, stage=Stage.PRE_DUMP, params=options.hook_params)
-    check_params(options.given_params, hooks)
-    if options.require_anonymized:
-        require_anonymized(options.database, live_name(options.database))
-    live_name(options.database)
+    dumps.ready_hooks(options)
     dump = Dump(
         location=options.storage_location,
         instance=options.instance,
@@ -122,17 +116,11 @@ def request_restore(
     has to be free, now and when the worker is there.
     """
     actor.require(actors.RESTORE)
-    require_allowed("restore")
     options = resolve(Arguments(**given), verb="restore")
-    if not options.dump_key:
-        raise UsageError("it was not said what to restore")
+    key = wanted_key(options)
     if actor.user is not None:
         _check_choices(actor, given, variant)
-    hooks = load_hooks(options.pre_swap_hooks, params=options.hook_params)
-    after = load_hooks(options.post_swap_hooks, stage=Stage.POST_SWAP, params=options.hook_params)
-    check_params(options.given_params, [*hooks, *after])
-    if options.require_anonymized:
-        check_restore(options.database, live_name(options.database), options.dump_key, hooks)
+    restores.ready_hooks(options)
     if variant.accounts and not has_accounts(options.database):
         raise UsageError("the accounts of the site are not in the database that is replaced")
     live = live_name(options.database)
@@ -146,8 +134,8 @@ def request_restore(
         actor,
         RestoreRun(
             kind=kind,
-            key=options.dump_key,
-            location="" if options.dump_key.startswith(":") else options.storage_location,
+            key=key,
+            location="" if key.startswith(":") else options.storage_location,
             database=options.database,
             target=target,
             live_oid=oid or 0,
@@ -208,14 +196,12 @@ def request_swap(
     which hooks run after it; ``variant`` what is accepted. ``confirmed_oid`` as for
     :func:`request_restore`."""
     actor.require(actors.RESTORE)
-    require_allowed("restore")
     live = live_name(alias)
     given = {**(given or {}), "database": alias}
     options = resolve(Arguments(**given), verb="restore")
     if actor.user is not None:
         in_declared_order("post_swap_hooks", given.get("post_swap_hooks") or [])
-    hooks = load_hooks(options.post_swap_hooks, stage=Stage.POST_SWAP, params=options.hook_params)
-    check_params(options.given_params, hooks)
+    restores.ready_swap_hooks(options)
     if options.require_anonymized:
         require_anonymized_copy(alias, RestoreNames(live, None).held)
     oid, identifier = _identity(options, live)

@@ -110,9 +110,7 @@ def restore(
 
 def swap(options: Options, reporter: Reporter, *, variant: Variant = DEFAULT) -> Restored:
     """Puts the database in place that a restore with ``hold`` has made."""
-    require_allowed("restore")
-    hooks = _post_swap_hooks(options)
-    check_params(options.given_params, hooks)
+    hooks = ready_swap_hooks(options)
     request = _request(options, variant)
     close_connections(request.live)
 
@@ -123,6 +121,43 @@ def swap(options: Options, reporter: Reporter, *, variant: Variant = DEFAULT) ->
     result = swap_held(request, reporter, check_held=check_held)
     results = _run_post_swap_hooks(hooks, options, request.live, reporter)
     return Restored(LocalKey("held"), result, results)
+
+
+def wanted_key(options: Options) -> str:
+    """What is to be restored; :class:`~pgclone_admin.core.errors.UsageError` when nobody said."""
+    if not options.dump_key:
+        raise UsageError(
+            "it was not said what to restore",
+            hint='Name a dump, see "pgclone ls", or a configuration that has a "dump_key".',
+        )
+    return options.dump_key
+
+
+def ready_hooks(options: Options) -> tuple[list[AnyHook], list[AnyHook]]:
+    """The hooks before and after the swap of a restore that can be made, as far as that can be told
+    before.
+
+    :class:`~pgclone_admin.core.errors.NotAllowed` where the settings forbid restores, what
+    :func:`wanted_key`, :func:`~pgclone_admin.hooks.load_hooks` and
+    :func:`~pgclone_admin.hooks.check_params` raise, and
+    :class:`~pgclone_admin.core.errors.NotAnonymized` where that is required.
+    """
+    require_allowed("restore")
+    key = wanted_key(options)
+    before = load_hooks(options.pre_swap_hooks, params=options.hook_params)
+    after = _post_swap_hooks(options)
+    check_params(options.given_params, [*before, *after])
+    if options.require_anonymized:
+        check_restore(options.database, live_name(options.database), key, before)
+    return before, after
+
+
+def ready_swap_hooks(options: Options) -> list[AnyHook]:
+    """As :func:`ready_hooks`, of the swap of what is held: only hooks after the swap run."""
+    require_allowed("restore")
+    hooks = _post_swap_hooks(options)
+    check_params(options.given_params, hooks)
+    return hooks
 
 
 def _post_swap_hooks(options: Options) -> list[AnyHook]:
@@ -207,25 +242,15 @@ class _Prepared:
 
 def _prepare(options: Options, variant: Variant, *, note: Note) -> _Prepared:
     """Reads what was asked for; nothing is touched."""
-    require_allowed("restore")
-    if not options.dump_key:
-        raise UsageError(
-            "it was not said what to restore",
-            hint='Name a dump, see "pgclone ls", or a configuration that has a "dump_key".',
-        )
     if variant.hold and variant.beside is not None:
         raise UsageError("a restore is held or made beside the live database, not both")
-    hooks = load_hooks(options.pre_swap_hooks, params=options.hook_params)
-    if options.require_anonymized:
-        check_restore(options.database, live_name(options.database), options.dump_key, hooks)
+    hooks, post_swap_hooks = ready_hooks(options)
     swaps = variant.beside is None and not variant.hold and not variant.drill
-    post_swap_hooks = _post_swap_hooks(options)
-    check_params(options.given_params, [*hooks, *post_swap_hooks])
     store = DumpStore(options.storage_location, note)
     request = _request(options, variant)
     return _Prepared(
         request,
-        resolve_key(options.dump_key, store),
+        resolve_key(wanted_key(options), store),
         store,
         hooks,
         post_swap_hooks if swaps else [],
