@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import hashlib
 import os
 import socket
@@ -11,6 +12,14 @@ from functools import cache
 from pathlib import Path
 
 from .models import Run
+
+
+def user_of_process() -> str:
+    """The name of the user that this process belongs to; empty where it has none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""
 
 
 def worker_name() -> str:

@@ -22,7 +22,7 @@ from .interrupts import interruptible
 from .models import REPLACING, Dump, Kind, RestoreRun, Run, RunEvent, Status
 from .options import Arguments, Options, resolve
 from .recording import RunReporter, storable
-from .services import copies, dumps, restores
+from .services import archives, copies, dumps, restores
 from .services.restores import Restored
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def _swap(run: RestoreRun, reporter: Reporter) -> dict[str, Any]:
 
 
 def _verify(run: RestoreRun, reporter: Reporter) -> dict[str, Any]:
-    dumps.verify_dump(_options(run), run.key, reporter)
+    archives.verify_dump(_options(run), run.key, reporter)
     _dumps_of(run).update(verified_at=timezone.now())
     return {}
 

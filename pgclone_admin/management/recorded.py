@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import getpass
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -18,6 +17,7 @@ from ..core.progress import Reporter
 from ..core.recovery import Recovered
 from ..databases import live_name
 from ..hooks.spec import name_of, normalized
+from ..identity import user_of_process
 from ..models import Dump, Kind, RestoreRun, without_values
 from ..options import HOOK_LISTS, Arguments, Options
 from ..runner import described, made_dump, recorded
@@ -33,10 +33,7 @@ LONGEST_NAME = 150
 
 def at_the_command_line() -> Actor:
     """The user of this process, with all rights."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):
-        user = "somebody"
+    user = user_of_process() or "somebody"
     suffix = " (command line)"
     return Actor.system(user[: LONGEST_NAME - len(suffix)] + suffix)
 

@@ -16,8 +16,8 @@ from ..models import Dump
 from ..store import DumpStore
 from . import actors
 from .actors import Actor
+from .archives import archive_blocks
 from .audit import audit
-from .dumps import archive_blocks
 
 LINK_SECONDS = 300
 """How long a link to a storage is good."""

@@ -22,7 +22,7 @@ from ...core.recovery import Outcome
 from ...core.refusals import refused
 from ...core.target import RestoreResult
 from ...options import Options, resolve
-from ...services import doctor, dumps, listing, lost, restores
+from ...services import archives, doctor, imports, listing, lost, restores
 from ...services.declared import declared_locations
 from ...store import DumpEntry
 from .. import recorded
@@ -243,12 +243,12 @@ class Command(BaseCommand):
                 "an archive is not written to a terminal",
                 hint="Send it to a file or to pg_restore: pgclone cat KEY > file.dump",
             )
-        dumps.write_archive(options, given["dump_key"], sys.stdout.buffer, reporter)
+        archives.write_archive(options, given["dump_key"], sys.stdout.buffer, reporter)
         sys.stdout.flush()
 
     def _import(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
         options = resolve(given_arguments(given), verb="")
-        manifest = dumps.import_archive(
+        manifest = imports.import_archive(
             options, Path(given["file"]), reporter, instance=given["instance"]
         )
         reporter.close()

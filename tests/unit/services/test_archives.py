@@ -13,7 +13,8 @@ from django.test import override_settings
 from pgclone_admin.core.errors import IntegrityError, PgcloneError, UnknownFormat
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.options import Arguments, resolve
-from pgclone_admin.services.dumps import import_archive, write_archive
+from pgclone_admin.services.archives import write_archive
+from pgclone_admin.services.imports import import_archive
 from tests.support.fake_programs import FakePrograms
 from tests.unit.core.test_streams import NO_ARCHIVES, WRAPPERS
 from tests.unit.test_store import manifest, put
