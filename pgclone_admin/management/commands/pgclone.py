@@ -7,8 +7,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -24,11 +23,11 @@ from ...core.target import RestoreResult
 from ...options import Options, resolve
 from ...services import archives, doctor, imports, listing, lost, restores
 from ...services.declared import declared_locations
-from ...store import DumpEntry
 from .. import recorded
 from ..arguments import VERBS, add_django_options, given_arguments, take_key_from_values
 from ..care_text import finding_lines, recovered_line, summary_line
-from ..console import ConsoleReporter, cancel_on_signals, human_age, human_size
+from ..console import ConsoleReporter, cancel_on_signals
+from ..listing_text import described_dump, described_local, dump_lines, local_lines
 from ..plan_text import plan_lines
 
 INTERRUPTED = 130
@@ -101,52 +100,20 @@ class Command(BaseCommand):
                 self._print(names, given["json"])
                 return
         if given["json"]:
-            self._print_json([_described(entry) for entry in entries])
+            self._print_json([described_dump(entry) for entry in entries])
         elif given["long"]:
-            self._print_table(
-                [
-                    (
-                        entry.key.text,
-                        human_size(entry.stored.size or 0),
-                        _age(entry.taken_at),
-                        "manifest" if entry.has_manifest else "no manifest",
-                    )
-                    for entry in entries
-                ]
-            )
+            self._print(dump_lines(entries))
         else:
-            self._print([entry.key.text for entry in entries])
+            self._print(entry.key.text for entry in entries)
 
     def _ls_local(self, options: Options, given: dict[str, Any]) -> None:
         entries = listing.list_local(options)
         if given["json"]:
-            self._print_json(
-                [
-                    {
-                        "key": str(entry.key),
-                        "database": entry.database,
-                        "size": entry.size,
-                        "kind": entry.kind or None,
-                        "made_at": entry.made_at.isoformat() if entry.made_at else None,
-                        "source": entry.source or None,
-                    }
-                    for entry in entries
-                ]
-            )
+            self._print_json([described_local(entry) for entry in entries])
         elif given["long"]:
-            self._print_table(
-                [
-                    (
-                        str(entry.key),
-                        human_size(entry.size),
-                        _age(entry.made_at) if entry.made_at else "-",
-                        f"{entry.kind} of {entry.source}" if entry.kind else "not made by pgclone",
-                    )
-                    for entry in entries
-                ]
-            )
+            self._print(local_lines(entries))
         else:
-            self._print([str(entry.key) for entry in entries])
+            self._print(str(entry.key) for entry in entries)
 
     def _dump(self, given: dict[str, Any], reporter: ConsoleReporter) -> None:
         arguments = given_arguments(given)
@@ -206,7 +173,7 @@ class Command(BaseCommand):
         if given["json"]:
             self._print_json(dataclasses.asdict(plan))
         else:
-            self._print(list(plan_lines(plan)))
+            self._print(plan_lines(plan))
         if plan.obstacles:
             sys.exit(1)
 
@@ -312,7 +279,7 @@ class Command(BaseCommand):
         for finding in doctor.examine(options):
             findings.append(finding)
             if not given["json"]:
-                self._print(list(finding_lines(finding)))
+                self._print(finding_lines(finding))
         if given["json"]:
             self._print_json([dataclasses.asdict(finding) for finding in findings])
         else:
@@ -322,7 +289,7 @@ class Command(BaseCommand):
 
     # -- output
 
-    def _print(self, lines: Sequence[str], as_json: bool = False) -> None:
+    def _print(self, lines: Iterable[str], as_json: bool = False) -> None:
         if as_json:
             self._print_json(list(lines))
             return
@@ -331,15 +298,6 @@ class Command(BaseCommand):
 
     def _print_json(self, value: Any) -> None:
         self.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str))
-
-    def _print_table(self, rows: Sequence[tuple[str, ...]]) -> None:
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            cells = [
-                cell.rjust(width) if 0 < place < len(row) - 1 else cell.ljust(width)
-                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            self.stdout.write("  ".join(cells).rstrip())
 
 
 class _Failure(Exception):
@@ -364,20 +322,3 @@ def _result(restored: restores.Restored) -> dict[str, Any]:
         "tolerated": result.report.tolerated,
         "hooks": [dataclasses.asdict(hook) for hook in restored.hooks],
     }
-
-
-def _described(entry: DumpEntry) -> dict[str, Any]:
-    key = entry.key
-    return {
-        "key": key.text,
-        "instance": key.instance,
-        "database": key.database,
-        "config": key.config,
-        "taken_at": entry.taken_at.isoformat(),
-        "size": entry.stored.size,
-        "has_manifest": entry.has_manifest,
-    }
-
-
-def _age(moment: datetime) -> str:
-    return human_age((datetime.now(UTC) - moment).total_seconds())
