@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django import forms
 from django.db import DEFAULT_DB_ALIAS
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext, gettext_lazy
 
 from ..core.errors import PgcloneError
 from ..core.marks import MarkKind
 from ..databases import live_name, replaceable_aliases
 from ..models import LocalDatabase
+from ..services.local_databases import alias_of
 from ..services.restores import local_target
 from . import formats
 
@@ -32,6 +34,40 @@ def id_of(row: LocalDatabase) -> str:
     """What stands for it in the addresses of its pages: the server too, where it is another one."""
     server = row._state.db
     return str(row.pk) if server in (None, DEFAULT_DB_ALIAS) else f"{server}-{row.pk}"
+
+
+def kind_of(row: LocalDatabase) -> str:
+    mark = row.mark
+    said = str(KINDS.get(mark.kind, mark.kind)) if mark else formats.NOTHING
+    if mark is None or alias_of(row) is not None:
+        return said
+    return gettext("%(what)s, of another site (%(of)s)") % {"what": said, "of": mark.of}
+
+
+def size_of(row: LocalDatabase) -> str:
+    return formats.size(getattr(row, "size", None))
+
+
+def age_of(row: LocalDatabase) -> str:
+    mark = row.mark
+    return formats.ago(datetime.fromisoformat(mark.made_at)) if mark else formats.NOTHING
+
+
+def made_from(row: LocalDatabase) -> str:
+    mark = row.mark
+    return (mark.source if mark else "") or formats.NOTHING
+
+
+def facts_of(row: LocalDatabase) -> list[tuple[str, Any]]:
+    """What its pages say of it: labels and texts."""
+    return [
+        (gettext("Key"), str(row.key)),
+        (gettext("Database"), row.name),
+        (gettext("What it is"), formats.capitalized(kind_of(row))),
+        (gettext("Size"), size_of(row)),
+        (gettext("Made"), age_of(row)),
+        (gettext("Made from"), made_from(row)),
+    ]
 
 
 class CopyForm(forms.Form):

@@ -240,10 +240,10 @@ def _look(asked: Asked, request: HttpRequest, outlook: Outlooks) -> None:
     if what != OVER:
         return
     if asked.confirm is None or asked.error is not None:
-        asked.confirm = ConfirmForm(name=live, initial={"confirm_oid": oid or 0})
+        asked.confirm = ConfirmForm.of(live, oid)
     elif str(oid or 0) != asked.confirm.data.get("confirm_oid"):
         # The plan speaks of another database than the one before: it has to be read again.
-        asked.confirm = ConfirmForm(name=live, initial={"confirm_oid": oid or 0})
+        asked.confirm = ConfirmForm.of(live, oid)
         asked.error = Conflict(
             f'the database "{live}" is another one than when you saw the plan',
             hint="Nothing was changed. Read the plan below again.",

@@ -276,6 +276,11 @@ class ConfirmForm(forms.Form):
             'Type the name of the database, "%(name)s", to confirm'
         ) % {"name": name}
 
+    @classmethod
+    def of(cls, live: str, oid: int | None) -> ConfirmForm:
+        """The form that has nothing typed in it yet; ``None`` where there is no database so far."""
+        return cls(name=live, initial={"confirm_oid": oid or 0})
+
     def clean_confirm_name(self) -> str:
         typed = str(self.cleaned_data["confirm_name"])
         if typed != self.name:
