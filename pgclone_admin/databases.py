@@ -15,7 +15,8 @@ from .core.connection import ConnectionParams
 from .core.errors import ConfigurationError, PgcloneError, UnknownDatabase
 from .core.names import check_database_name
 from .routing import unrouted
-from .settings import settings, settings_of_storages
+from .settings import settings
+from .site_settings import settings_of_storages
 
 # Options of Django's backend that libpq does not know.
 DJANGO_OPTIONS = {

@@ -17,7 +17,8 @@ from psycopg2 import sql
 from .core.between import pipe
 from .core.connection import one_row
 from .core.kept import Keeping, KeptName
-from .settings import session_engine, settings
+from .settings import settings
+from .site_settings import session_engine
 
 SESSIONS = "sessions"
 

@@ -10,7 +10,6 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from django.apps import apps
@@ -19,6 +18,7 @@ from django.db import DEFAULT_DB_ALIAS
 
 from .core.errors import ConfigurationError
 from .core.programs import Codec
+from .site_settings import base_dir, usual_run_timeout
 
 VERSION_1_HOOK_SETTINGS = {
     "PGCLONE_PRE_DUMP_HOOKS": "PRE_DUMP_HOOKS",
@@ -124,7 +124,7 @@ class Settings:
         value = _get("HOOK_TIMEOUT", None, int, float)
         if value is None:
             return None
-        if isinstance(value, bool) or value <= 0:
+        if value <= 0:
             raise ConfigurationError("PGCLONE_HOOK_TIMEOUT has to be a number of seconds above 0")
         return float(value)
 
@@ -162,10 +162,7 @@ class Settings:
     def swap_timeout(self) -> int:
         """PGCLONE_SWAP_TIMEOUT: seconds for which a swap is tried again while the site is too busy
         for it, 60 by default."""
-        value = _get("SWAP_TIMEOUT", 60, int)
-        if isinstance(value, bool) or value < 0:
-            raise ConfigurationError("PGCLONE_SWAP_TIMEOUT has to be a number of seconds")
-        return int(value)
+        return int(_number("SWAP_TIMEOUT", 60, least=0, unit="seconds"))
 
     @property
     def run_timeout(self) -> int | None:
@@ -174,21 +171,15 @@ class Settings:
         By default 30 seconds less than the ``timeout`` of Q_CLUSTER, after which django-q2 kills
         the worker; none where that has none.
         """
-        value = _get("RUN_TIMEOUT", None, int)
-        if value is None:
-            return default_run_timeout(cluster_settings().get("timeout"))
-        if isinstance(value, bool) or value < 1:
-            raise ConfigurationError("PGCLONE_RUN_TIMEOUT has to be a number of seconds from 1")
-        return int(value)
+        seconds: int | None = _number("RUN_TIMEOUT", None, least=1, unit="seconds")
+        return usual_run_timeout() if seconds is None else seconds
 
     @property
     def stall_timeout(self) -> float | None:
         """PGCLONE_STALL_TIMEOUT: seconds in which pg_dump has to send something, and a storage to
         take or give something, 1800 by default; 0 waits without end."""
-        value = _get("STALL_TIMEOUT", 1800, int, float)
-        if isinstance(value, bool) or value < 0:
-            raise ConfigurationError("PGCLONE_STALL_TIMEOUT has to be a number of seconds")
-        return float(value) or None
+        seconds = _number("STALL_TIMEOUT", 1800, least=0, unit="seconds", kinds=(int, float))
+        return float(seconds) or None
 
     @property
     def ignore_standbys(self) -> bool:
@@ -232,23 +223,14 @@ class Settings:
     def temporary_days(self) -> int:
         """PGCLONE_TEMPORARY_DAYS: days after which ``pgclone recover`` drops a temporary database
         that was kept after a failed hook, and a held one; 7 by default."""
-        value = _get("TEMPORARY_DAYS", 7, int)
-        if isinstance(value, bool) or not 0 <= value <= MOST_DAYS:
-            raise ConfigurationError(
-                f"PGCLONE_TEMPORARY_DAYS has to be a number of days from 0 to {MOST_DAYS}"
-            )
-        return int(value)
+        return int(_number("TEMPORARY_DAYS", 7, least=0, most=MOST_DAYS, unit="days"))
 
     @property
     def max_disk_bytes(self) -> int | None:
         """PGCLONE_MAX_DISK_BYTES: what a database and its copies may take on the disk of the server
         while a restore is made; without a limit by default."""
-        value = _get("MAX_DISK_BYTES", None, int)
-        if value is None:
-            return None
-        if isinstance(value, bool) or value < 1:
-            raise ConfigurationError("PGCLONE_MAX_DISK_BYTES has to be a number of bytes from 1")
-        return int(value)
+        most: int | None = _number("MAX_DISK_BYTES", None, least=1, unit="bytes")
+        return most
 
     @property
     def s3_config(self) -> Mapping[str, Any]:
@@ -276,10 +258,8 @@ class Settings:
     def jobs(self) -> int:
         """PGCLONE_JOBS: sessions with which a restore loads data and builds indexes at the same
         time; the number of processors by default, two at least and four at most."""
-        value = _get("JOBS", max(2, min(os.cpu_count() or 2, 4)), int)
-        if isinstance(value, bool) or value < 1:
-            raise ConfigurationError("PGCLONE_JOBS has to be a number from 1")
-        return int(value)
+        usual = max(2, min(os.cpu_count() or 2, 4))
+        return int(_number("JOBS", usual, least=1, unit="sessions"))
 
     @property
     def tolerated_errors(self) -> frozenset[tuple[str, str]]:
@@ -332,44 +312,6 @@ def parse_codec(text: str) -> Codec:
     )
 
 
-ROOM_TO_CLEAN_UP = 30
-"""Seconds between the end of a run and the end of its worker, as far as there are so many."""
-
-
-def default_run_timeout(cluster_timeout: int | None) -> int | None:
-    if not cluster_timeout:
-        return None
-    return max(cluster_timeout - ROOM_TO_CLEAN_UP, cluster_timeout // 2, 1)
-
-
-def cluster_settings() -> Mapping[str, Any]:
-    """Q_CLUSTER as the cluster of this process reads it."""
-    configured = dict(getattr(django_settings, "Q_CLUSTER", None) or {})
-    alternatives = configured.pop("ALT_CLUSTERS", None) or {}
-    name = os.environ.get("Q_CLUSTER_NAME")
-    return {**configured, **(alternatives.get(name) or {})} if name else configured
-
-
-OF_STORAGES = ("AWS_", "AZURE_", "DROPBOX_", "FTP_", "GS_", "LIBCLOUD_", "SFTP_")
-"""What the names of django-storages' own settings begin with."""
-
-
-def settings_of_storages() -> dict[str, Any]:
-    """The settings that django-storages reads where an alias has no option of that kind."""
-    names = [name for name in dir(django_settings) if name.startswith(OF_STORAGES)]
-    return {name: getattr(django_settings, name) for name in names}
-
-
-def base_dir() -> Path:
-    """Where relative paths begin: ``BASE_DIR`` of the project, else the current directory."""
-    return Path(getattr(django_settings, "BASE_DIR", None) or Path.cwd())
-
-
-def session_engine() -> str:
-    """The module that keeps the sessions of the project."""
-    return str(django_settings.SESSION_ENGINE)
-
-
 def as_list(value: Any, where: str) -> list[str]:
     """A list of texts; one text alone counts as a list of one, as in 1.x."""
     if isinstance(value, str):
@@ -395,7 +337,8 @@ def _get(name: str, default: Any, *kinds: type) -> Any:
     value = getattr(django_settings, f"PGCLONE_{name}", None)
     if value is None:
         return default
-    if not isinstance(value, kinds):
+    # A bool counts as an int in Python, and is no number.
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise ConfigurationError(f"PGCLONE_{name} has to be of type {expected}")
     return value
@@ -406,13 +349,26 @@ def _mapping(name: str) -> Mapping[str, Any]:
     return value
 
 
+def _number(
+    name: str,
+    default: Any,
+    *,
+    least: int,
+    unit: str,
+    most: int | None = None,
+    kinds: tuple[type, ...] = (int,),
+) -> Any:
+    """A number in these bounds, or the default as it is."""
+    value = _get(name, default, *kinds)
+    if value is not None and (value < least or (most is not None and value > most)):
+        bounds = f"from {least}" if most is None else f"from {least} to {most}"
+        raise ConfigurationError(f"PGCLONE_{name} has to be a number of {unit} {bounds}")
+    return value
+
+
 def _milliseconds(name: str) -> int | None:
-    value = _get(name, None, int)
-    if value is None:
-        return None
-    if isinstance(value, bool) or value < 0:
-        raise ConfigurationError(f"PGCLONE_{name} has to be a number of milliseconds")
-    return int(value)
+    value: int | None = _number(name, None, least=0, unit="milliseconds")
+    return value
 
 
 def _hooks(name: str, default: list[HookSpec]) -> list[HookSpec]:

@@ -13,7 +13,8 @@ from django.db.models import DurationField, ExpressionWrapper, F, Max
 
 from ..core.errors import PgcloneError
 from ..models import Dump, RestoreRun
-from ..settings import cluster_settings, settings
+from ..settings import settings
+from ..site_settings import cluster_settings
 
 USUAL_RETRY = 60
 """Seconds; what django-q2 takes where Q_CLUSTER says nothing."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigurationError, UsageError
-from ..settings import HookSpec, base_dir, settings
+from ..settings import HookSpec, settings
+from ..site_settings import base_dir
 from .anonymize import Anonymization
 from .anonymizing import AnonymizeHook
 from .base import Labels, Stage, shown_path

@@ -17,7 +17,8 @@ from ..core.errors import HookFailed, PgcloneError
 from ..core.progress import Reporter
 from ..databases import live_name
 from ..routing import route
-from ..settings import session_engine, settings
+from ..settings import settings
+from ..site_settings import session_engine
 from .actors import RESTORE, WATCH
 
 MOST_CHOICES = 200

@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files.storage import FileSystemStorage, InvalidStorageError, Storage, storages
 
 from ..core.errors import ConfigurationError
-from ..settings import base_dir
+from ..site_settings import base_dir
 from .base import Backend, Leftover, Moved, Note, Stored, say_nothing
 from .files import FileBackend
 from .generic import GenericBackend

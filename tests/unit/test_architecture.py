@@ -38,7 +38,7 @@ LAYERS = [
     ("storages", {"storage"}),
     ("connections", {"databases"}),
     ("routes", {"routing", "reconnecting", "threads"}),
-    ("settings", {"settings"}),
+    ("settings", {"settings", "site_settings"}),
     ("core", {"core"}),
 ]
 
@@ -298,7 +298,7 @@ def test_f27_psql_is_never_started() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_settings_of_the_app_are_read_in_one_place(module: str) -> None:
-    if module in {f"{NAME}.settings", f"{NAME}.checks.configuration"}:
+    if module in {f"{NAME}.settings", f"{NAME}.site_settings", f"{NAME}.checks.configuration"}:
         return
     assert setting_reads(MODULES[module].read_text("utf-8")) == []
     for name in imported_by(module):

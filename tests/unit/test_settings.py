@@ -13,7 +13,8 @@ from django.test import override_settings
 
 from pgclone_admin.core.errors import ConfigurationError
 from pgclone_admin.core.programs import Codec
-from pgclone_admin.settings import Settings, base_dir, parse_codec, settings
+from pgclone_admin.settings import Settings, parse_codec, settings
+from pgclone_admin.site_settings import base_dir
 
 DEFAULTS: dict[str, Any] = {
     "allow_copy": True,
