@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -10,25 +10,19 @@ from django.db.migrations.loader import MigrationLoader
 
 from .core.archive import Contents, open_archive
 from .core.errors import PgcloneError
-from .core.kept import Keeping, find_kept
+from .core.kept import find_kept
 from .core.locks import is_locked
 from .core.manifest import Manifest
 from .core.marks import Database
 from .core.names import DumpKey, LocalKey
-from .core.preflight import (
-    Check,
-    DumpChecks,
-    RestoreNames,
-    TargetChecks,
-    check_extensions,
-    left_out,
-)
+from .core.preflight import Check, DumpChecks, RestoreNames, check_extensions, left_out
 from .core.programs import choose_program, open_flaws, version_without_flaws
 from .core.progress import SilentReporter
 from .core.restore import local_source
 from .core.server import Server
 from .core.sessions import sessions_in
 from .core.space import Space, check_limit, spaces
+from .core.target import RestoreRequest, target_checks
 from .hooks import AnyHook, Stage
 from .hooks.command import CommandHook
 from .store import DumpStore
@@ -127,47 +121,26 @@ class Plan:
         self.obstacles.append(Obstacle(error.code, error.message, error.hint))
 
 
-@dataclass(frozen=True)
-class Question:
-    """What is asked of the plan: the same as of the restore."""
-
-    live: str
-    reversible: bool
-    beside: LocalKey | None
-    protected: frozenset[str]
-    trust_foreign: bool
-    program_directories: list[str]
-    keeping: Keeping = field(default_factory=Keeping)
-    standbys: int = 0
-    """How many standbys have their sessions ended, too."""
-    ignore_standbys: bool = False
-    lose_settings: Collection[str] = ()
-    hold: bool = False
-    replaces_beside: bool = True
-    prove: bool = True
-    """Whether a tiny database may be made for it, and dropped."""
-    most_bytes: int | None = None
-    """What the database and its copies may take on the disk of the server."""
-
-
 def make_plan(
-    question: Question,
+    request: RestoreRequest,
     key: DumpKey | LocalKey,
     store: DumpStore,
     server: Server,
     hooks: Mapping[Stage, Sequence[AnyHook]],
+    *,
+    prove: bool = True,
 ) -> Plan:
     """Looks at everything that a restore needs, changes nothing that lasts.
 
     With ``prove`` a tiny database is made, entered and dropped: the proof that a restore can work
     here.
     """
-    live = server.database(question.live)
+    live = server.database(request.live)
     model = live or server.default_model()
-    names = RestoreNames(question.live, question.beside)
+    names = RestoreNames(request.live, request.beside)
     plan = Plan(
         key=str(key),
-        database=names.beside or question.live,
+        database=names.beside or request.live,
         server=f"{server.params.where}, PostgreSQL {server.version}",
         replaces=live is not None and not names.beside,
         tablespace=model.tablespace,
@@ -181,33 +154,33 @@ def make_plan(
             for hook in hooks.get(Stage.PRE_SWAP, ())
         ),
     )
-    keeps_parked = question.reversible or isinstance(key, LocalKey)
-    _check_target(plan, question, server, live, model, keeps_parked=keeps_parked)
+    keeps_parked = request.reversible or isinstance(key, LocalKey)
+    _check_target(plan, request, server, live, model, keeps_parked=keeps_parked, prove=prove)
     if live is not None:
         plan.live_size = server.size(live.name)
     if live is not None and plan.replaces:
         plan.sessions = len(sessions_in(server, live.oid))
-        plan.held = question.hold
-        _foretell_copies(plan, key, server, names, reversible=question.reversible)
-        _look_at_kept_tables(plan, question, server, live)
+        plan.held = request.hold
+        _foretell_copies(plan, key, server, names, reversible=request.reversible)
+        _look_at_kept_tables(plan, request, server, live)
     elif names.beside and server.database(names.beside) is not None:
-        plan.drops = [str(question.beside)]
+        plan.drops = [str(request.beside)]
     try:
         if isinstance(key, LocalKey):
-            source = server.existing(local_source(key, question.live))
+            source = server.existing(local_source(key, request.live))
             plan.restored_size = server.size(source.name)
             plan.taken_from = "a database of the same server"
         else:
-            _examine_dump(plan, question, key, store, server, owner=model.owner)
-        _add_up(plan, question, key, server, names)
+            _examine_dump(plan, request, key, store, server, owner=model.owner)
+        _add_up(plan, request, key, server, names)
     except PgcloneError as error:
         plan.add(error)
     return plan
 
 
-def plan_swap(question: Question, server: Server) -> Plan:
+def plan_swap(request: RestoreRequest, server: Server, *, prove: bool = True) -> Plan:
     """What stands in the way of swapping in what is held: ``prove`` as in :func:`make_plan`."""
-    live = server.existing(question.live)
+    live = server.existing(request.live)
     plan = Plan(
         key=":held",
         database=live.name,
@@ -218,34 +191,24 @@ def plan_swap(question: Question, server: Server) -> Plan:
     held = server.database(RestoreNames(live.name, None).held)
     mark = held.mark if held is not None else None
     # What a local copy replaces stays on the server, also if nobody has asked for it.
-    keeps_parked = question.reversible or (mark is not None and mark.source.startswith(":"))
-    _check_target(plan, question, server, live, live, keeps_parked=keeps_parked)
+    keeps_parked = request.reversible or (mark is not None and mark.source.startswith(":"))
+    _check_target(plan, request, server, live, live, keeps_parked=keeps_parked, prove=prove)
     return plan
 
 
 def _check_target(
     plan: Plan,
-    question: Question,
+    request: RestoreRequest,
     server: Server,
     live: Database | None,
     model: Database,
     *,
     keeps_parked: bool,
+    prove: bool,
 ) -> None:
-    target = TargetChecks(
-        server,
-        RestoreNames(question.live, question.beside),
-        live,
-        model,
-        question.protected,
-        keeps_parked=keeps_parked,
-        reached_standbys=question.standbys,
-        ignore_standbys=question.ignore_standbys,
-        lose_settings=question.lose_settings,
-        replaces_beside=question.replaces_beside,
-    )
+    target = target_checks(request, server, live, model, keeps_parked=keeps_parked)
     plan.collect(target.all())
-    if question.prove and not plan.obstacles:
+    if prove and not plan.obstacles:
         access = server.params.with_role(server.role_to_take(model.owner))
         try:
             left = target.can_make_one(access)
@@ -254,9 +217,9 @@ def _check_target(
         else:
             plan.lost_settings = [each.name for each in left]
             plan.collect([lambda: target.losses_are_accepted(left)])
-    if is_locked(server, question.live):
+    if is_locked(server, request.live):
         plan.warnings.append(
-            f'a dump, a copy or a restore of the database "{question.live}" is running: a restore '
+            f'a dump, a copy or a restore of the database "{request.live}" is running: a restore '
             "that begins before its end is refused"
         )
 
@@ -276,26 +239,28 @@ def _foretell_copies(
         plan.drops = [copy for copy, name in copies.items() if server.database(name) is not None]
 
 
-def _look_at_kept_tables(plan: Plan, question: Question, server: Server, live: Database) -> None:
-    if not question.keeping.tables:
+def _look_at_kept_tables(
+    plan: Plan, request: RestoreRequest, server: Server, live: Database
+) -> None:
+    if not request.keeping.tables:
         return
     access = server.params.with_dbname(live.name).with_role(server.role_to_take(live.owner))
     try:
         with access.session() as connection, connection.cursor() as cursor:
-            plan.kept = sorted(str(table.name) for table in find_kept(cursor, question.keeping))
+            plan.kept = sorted(str(table.name) for table in find_kept(cursor, request.keeping))
     except PgcloneError as error:
         plan.add(error)
 
 
 def _add_up(
     plan: Plan,
-    question: Question,
+    request: RestoreRequest,
     key: DumpKey | LocalKey,
     server: Server,
     names: RestoreNames,
 ) -> None:
     if plan.restored_size is None:
-        if question.most_bytes is not None:
+        if request.most_bytes is not None:
             plan.warnings.append(
                 "how large the dump is when it is restored is not known, so PGCLONE_MAX_DISK_BYTES "
                 "cannot be looked at"
@@ -305,16 +270,22 @@ def _add_up(
     plan.space = spaces(server, names, plan.restored_size, makes_post=makes_post)
     plan.needed_size = sum(space.size for space in plan.space if space.is_new)
     plan.peak_size = sum(space.size for space in plan.space)
-    check_limit(plan.space, question.most_bytes)
+    check_limit(plan.space, request.most_bytes)
 
 
 def _examine_dump(
-    plan: Plan, question: Question, key: DumpKey, store: DumpStore, server: Server, *, owner: str
+    plan: Plan,
+    request: RestoreRequest,
+    key: DumpKey,
+    store: DumpStore,
+    server: Server,
+    *,
+    owner: str,
 ) -> None:
     plan.dump_size = store.size(key)
     plan.taken_at = key.taken_at
     manifest = store.manifest(key)
-    plan.collect(DumpChecks(server, key, plan.dump_size, manifest, question.trust_foreign).all())
+    plan.collect(DumpChecks(server, key, plan.dump_size, manifest, request.trust_foreign).all())
     contents = read_contents(store, key)
     if contents is None:
         plan.warnings.append(
@@ -332,7 +303,7 @@ def _examine_dump(
     program = choose_program(
         "pg_restore",
         server_major=server.major,
-        directories=question.program_directories,
+        directories=request.program_directories,
         oldest=contents.oldest_reader if contents else 0,
     )
     if (manifest is None or manifest.is_foreign) and (flaws := open_flaws(program)):

@@ -81,6 +81,32 @@ class RestoreRequest:
     lock_timeout: int | None = None
 
 
+def target_checks(
+    request: RestoreRequest,
+    server: Server,
+    live: Database | None,
+    model: Database,
+    *,
+    keeps_parked: bool,
+) -> TargetChecks:
+    """What has to hold on the server before this is restored, for the plan and for the work.
+
+    ``keeps_parked``: whether what is live now stays on the server.
+    """
+    return TargetChecks(
+        server,
+        RestoreNames(request.live, request.beside),
+        live,
+        model,
+        request.protected,
+        keeps_parked=keeps_parked,
+        reached_standbys=len(request.standbys),
+        ignore_standbys=request.ignore_standbys,
+        lose_settings=request.lose_settings,
+        replaces_beside=request.replaces_beside,
+    )
+
+
 @dataclass(frozen=True)
 class RestoreResult:
     """What came of a restore."""
@@ -126,17 +152,7 @@ class Target:
             live = server.database(names.live)
             _check_identity(request, server, live)
             model = live or server.default_model()
-            checks = TargetChecks(
-                server,
-                names,
-                live,
-                model,
-                request.protected,
-                keeps_parked=keeps_parked,
-                reached_standbys=len(request.standbys),
-                ignore_standbys=request.ignore_standbys,
-                replaces_beside=request.replaces_beside,
-            )
+            checks = target_checks(request, server, live, model, keeps_parked=keeps_parked)
             run_checks(checks.all(), reporter)
             settle_parked(server, names)
             yield cls(request, server, names, live, model, checks, reporter)

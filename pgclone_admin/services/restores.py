@@ -27,7 +27,7 @@ from ..databases import live_name, maintenance_params, protected_names, standby_
 from ..hooks import AnyHook, HookResult, Stage, check_params, load_hooks, run_hooks
 from ..kept import keeping
 from ..options import Options
-from ..plan import Plan, Question, make_plan, plan_swap
+from ..plan import Plan, make_plan, plan_swap
 from ..settings import settings
 from ..storage import Note
 from ..store import DumpStore
@@ -191,14 +191,14 @@ def plan_restore(options: Options, *, variant: Variant = DEFAULT, prove: bool = 
     notes: list[str] = []
     prepared = _prepare(options, variant, note=notes.append)
     request = prepared.request
-    question = _question(request, prove=prove)
     with Server.connected(request.maintenance) as server:
         plan = make_plan(
-            question,
+            request,
             prepared.resolved.key,
             prepared.store,
             server,
             {Stage.PRE_SWAP: prepared.hooks, Stage.POST_SWAP: prepared.post_swap_hooks},
+            prove=prove,
         )
     plan.warnings += notes
     return plan
@@ -209,26 +209,7 @@ def plan_of_swap(options: Options, *, variant: Variant = DEFAULT, prove: bool = 
     require_allowed("restore")
     request = _request(options, variant)
     with Server.connected(request.maintenance) as server:
-        return plan_swap(_question(request, prove=prove), server)
-
-
-def _question(request: RestoreRequest, *, prove: bool) -> Question:
-    return Question(
-        live=request.live,
-        reversible=request.reversible,
-        beside=request.beside,
-        protected=request.protected,
-        trust_foreign=request.trust_foreign,
-        program_directories=settings.bin_dirs,
-        keeping=request.keeping,
-        standbys=len(request.standbys),
-        ignore_standbys=request.ignore_standbys,
-        lose_settings=request.lose_settings,
-        hold=request.hold,
-        replaces_beside=request.replaces_beside,
-        prove=prove,
-        most_bytes=request.most_bytes,
-    )
+        return plan_swap(request, server, prove=prove)
 
 
 @dataclass(frozen=True)
