@@ -12,6 +12,7 @@ import psycopg2
 from django.db import IntegrityError, connections, router, transaction
 from django.utils import timezone
 
+from .core.copy import CopyResult
 from .core.errors import Cancelled, PgcloneError
 from .core.manifest import Manifest
 from .core.progress import Phase, Reporter
@@ -19,11 +20,11 @@ from .core.refusals import refused
 from .databases import secrets
 from .identity import at_work, own_process, worker_name
 from .interrupts import interruptible
-from .models import REPLACING, Dump, Kind, RestoreRun, Run, RunEvent, Status
+from .models import Dump, Kind, RestoreRun, Run, RunEvent, Status
 from .options import Arguments, Options, resolve
 from .recording import RunReporter, storable
 from .services import archives, copies, dumps, restores
-from .services.restores import Restored
+from .services.restores import Restored, Variant
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def made_dump(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def described(restored: Restored) -> dict[str, Any]:
+def made_restore(restored: Restored) -> dict[str, Any]:
     """What is known of a restore that was made."""
     result, swap = restored.result, restored.result.swap
     return {
@@ -98,8 +99,13 @@ def described(restored: Restored) -> dict[str, Any]:
     }
 
 
+def made_copy(copied: CopyResult) -> dict[str, Any]:
+    """What is known of a copy that was made."""
+    return {"database": copied.database.name, "seconds": copied.seconds, "piped": copied.piped}
+
+
 def _restore(run: RestoreRun, reporter: Reporter) -> dict[str, Any]:
-    return described(restores.restore(_options(run), reporter, variant=_variant(run)))
+    return made_restore(restores.restore(_options(run), reporter, variant=Variant.of_run(run)))
 
 
 def _drill(run: RestoreRun, reporter: Reporter) -> dict[str, Any]:
@@ -109,7 +115,7 @@ def _drill(run: RestoreRun, reporter: Reporter) -> dict[str, Any]:
 
 
 def _swap(run: RestoreRun, reporter: Reporter) -> dict[str, Any]:
-    return described(restores.swap(_options(run), reporter, variant=_variant(run)))
+    return made_restore(restores.swap(_options(run), reporter, variant=Variant.of_run(run)))
 
 
 def _verify(run: RestoreRun, reporter: Reporter) -> dict[str, Any]:
@@ -120,7 +126,7 @@ def _verify(run: RestoreRun, reporter: Reporter) -> dict[str, Any]:
 
 def _copy(run: RestoreRun, reporter: Reporter) -> dict[str, Any]:
     copied = copies.copy_live(_options(run), run.key, reporter, replaces=False)
-    return {"database": copied.database.name, "seconds": copied.seconds, "piped": copied.piped}
+    return made_copy(copied)
 
 
 def _drop(run: RestoreRun, reporter: Reporter) -> dict[str, Any]:
@@ -140,18 +146,6 @@ WORK: dict[Kind, Callable[[RestoreRun, Reporter], dict[str, Any]]] = {
 
 def _options(run: RestoreRun) -> Options:
     return resolve(Arguments(**run.options.get("arguments", {})), verb="restore")
-
-
-def _variant(run: RestoreRun) -> restores.Variant:
-    given = run.options.get("variant", {})
-    replaces = run.kind in REPLACING and given.get("beside") is None
-    return restores.Variant(
-        **given,
-        # What replaces nothing may be made beside whatever is live by now.
-        confirmed_oid=run.live_oid if replaces else None,
-        system_identifier=run.system_identifier,
-        drill=run.kind == Kind.DRILL,
-    )
 
 
 def _dumps_of(run: RestoreRun) -> Any:

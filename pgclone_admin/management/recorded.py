@@ -20,7 +20,7 @@ from ..hooks.spec import name_of, normalized
 from ..identity import user_of_process
 from ..models import Dump, Kind, RestoreRun, without_values
 from ..options import HOOK_LISTS, Arguments, Options
-from ..runner import described, made_dump, recorded
+from ..runner import made_copy, made_dump, made_restore, recorded
 from ..services import copies, dumps, recovery, restores
 from ..services.actors import Actor
 from ..services.lost import audit_cleaning
@@ -69,7 +69,7 @@ def restore(options: Options, given: Arguments, variant: Variant, reporter: Repo
         )
 
     def found_out(restored: Restored) -> dict[str, Any]:
-        return {"key": str(restored.key), "result": described(restored)}
+        return {"key": str(restored.key), "result": made_restore(restored)}
 
     return recorded(
         make,
@@ -84,7 +84,7 @@ def swap(options: Options, given: Arguments, variant: Variant, reporter: Reporte
     return recorded(
         lambda: _run(Kind.SWAP, options, given, key=":held", target=live_name(options.database)),
         lambda both: restores.swap(options, both, variant=variant),
-        lambda restored: {"result": described(restored)},
+        lambda restored: {"result": made_restore(restored)},
         reporter,
     )
 
@@ -104,16 +104,12 @@ def copy(
         name = local_target(target, live_name(options.database)).name
         return _run(Kind.COPY, options, given, key=target, target=name)
 
-    def found_out(copied: CopyResult) -> dict[str, Any]:
-        name = copied.database.name
-        return {"result": {"database": name, "seconds": copied.seconds, "piped": copied.piped}}
-
     return recorded(
         make,
         lambda both: copies.copy_live(
             options, target, both, end_sessions=end_sessions, lose_settings=lose_settings
         ),
-        found_out,
+        lambda copied: {"result": made_copy(copied)},
         reporter,
     )
 

@@ -140,7 +140,7 @@ def request_restore(
             target=target,
             live_oid=oid or 0,
             system_identifier=identifier,
-            options={"arguments": dict(given), "variant": _kept_variant(variant)},
+            options={"arguments": dict(given), "variant": variant.stored()},
         ),
     )
 
@@ -215,7 +215,7 @@ def request_swap(
             target=live,
             live_oid=oid or 0,
             system_identifier=identifier,
-            options={"arguments": given, "variant": _kept_variant(variant or Variant())},
+            options={"arguments": given, "variant": (variant or Variant()).stored()},
         ),
     )
 
@@ -305,18 +305,6 @@ def _same(run: RestoreRun) -> RestoreRun | None:
     if twin is not None and twin.error_code == NOT_QUEUED:
         enqueue_after_commit(twin)
     return twin
-
-
-def _kept_variant(variant: Variant) -> dict[str, Any]:
-    return {
-        "beside": variant.beside,
-        "replaces_beside": False,
-        "hold": variant.hold,
-        "trust_foreign": variant.trust_foreign,
-        "ignore_standbys": variant.ignore_standbys,
-        "lose_settings": variant.lose_settings and list(variant.lose_settings),
-        "accounts": list(variant.accounts),
-    }
 
 
 def _identity(options: Options, live: str) -> tuple[int | None, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg2
 from django.db import connections
@@ -26,6 +27,7 @@ from ..core.target import RestoreRequest, RestoreResult
 from ..databases import live_name, maintenance_params, protected_names, standby_candidates
 from ..hooks import AnyHook, HookResult, Stage, check_params, load_hooks, run_hooks
 from ..kept import keeping
+from ..models import REPLACING, Kind, RestoreRun
 from ..options import Options
 from ..plan import Plan, make_plan, plan_swap
 from ..settings import settings
@@ -58,6 +60,32 @@ class Variant:
     confirmed_oid: int | None = None
     """The database that a person has confirmed to be replaced, and the server it is on."""
     system_identifier: str = ""
+
+    def stored(self) -> dict[str, Any]:
+        """What somebody has chosen, as the row of a run keeps it."""
+        return {
+            "beside": self.beside,
+            # What waits for a worker has asked for a name that was free.
+            "replaces_beside": False,
+            "hold": self.hold,
+            "trust_foreign": self.trust_foreign,
+            "ignore_standbys": self.ignore_standbys,
+            "lose_settings": self.lose_settings and list(self.lose_settings),
+            "accounts": list(self.accounts),
+        }
+
+    @classmethod
+    def of_run(cls, run: RestoreRun) -> Variant:
+        """What the row of a run says: what was chosen, what was confirmed, and what kind it is."""
+        chosen = run.options.get("variant", {})
+        replaces = run.kind in REPLACING and chosen.get("beside") is None
+        return cls(
+            **chosen,
+            # What replaces nothing may be made beside whatever is live by now.
+            confirmed_oid=run.live_oid if replaces else None,
+            system_identifier=run.system_identifier,
+            drill=run.kind == Kind.DRILL,
+        )
 
 
 DEFAULT = Variant()
