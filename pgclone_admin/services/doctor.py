@@ -27,7 +27,7 @@ from ..settings import settings
 from ..store import DumpStore
 from .recovery import recover_beside, recover_stored, recover_temporary
 
-CHECKS = "pgclone_admin.checks."
+CHECKS_PACKAGE = "pgclone_admin.checks."
 """What the modules of this app's system checks begin with."""
 
 
@@ -101,7 +101,7 @@ def _storage(location: str) -> Iterator[Finding]:
             done = "something was stored, listed, read back and deleted in"
         else:
             store.entries()
-            done = "dumps are not allowed here, so nothing was stored; there can be listed"
+            done = "dumps are not allowed here, so nothing was stored; listing works in"
     except PgcloneError as error:
         found = problem("storage", error)
         yield Finding(found.level, "storage", f"{named}: {found.found}", found.fix)
@@ -138,7 +138,7 @@ def _leftovers(options: Options, *, server: bool, storage: bool) -> Iterator[Fin
 def _settings() -> Iterator[Finding]:
     sound = True
     for check in registry.get_checks():
-        if not check.__module__.startswith(CHECKS):
+        if not check.__module__.startswith(CHECKS_PACKAGE):
             continue
         # Without a database: the server and the storage are looked at in more detail.
         for message in check(app_configs=None, databases=None):
