@@ -159,7 +159,6 @@ class Dump(Run):
 
     class Meta:
         ordering = ("-taken_at", "-pk")
-        get_latest_by = "taken_at"
         constraints: ClassVar = [
             models.UniqueConstraint(
                 fields=["location", "key"], condition=~Q(key=""), name="pgclone_dump_key"

@@ -127,7 +127,6 @@ class Migration(migrations.Migration):
                     ("create_dump", "Can take, import and verify dumps"),
                     ("download_dump", "Can download dumps"),
                 ],
-                "get_latest_by": "taken_at",
                 "default_permissions": ("view", "delete"),
                 "indexes": [
                     models.Index(fields=["-taken_at", "-id"], name="pgclone_dump_newest"),
