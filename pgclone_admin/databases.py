@@ -124,10 +124,11 @@ def _address(configured: Mapping[str, Any]) -> tuple[str, str]:
     return SAME_HOSTS.get(host, host), port
 
 
-def site_params(alias: str) -> ConnectionParams:
-    """The database behind ``alias`` with the role of the site, as Django connects to it."""
+def site_params(alias: str, name: str) -> ConnectionParams:
+    """The database ``name`` on the server of ``alias`` with the role of the site, as Django
+    connects to it; raises as :func:`settings_of`."""
     configured = settings_of(alias)
-    return _merged(configured, configured.get("OPTIONS") or {}, dbname=live_name(alias))
+    return _merged(configured, configured.get("OPTIONS") or {}, dbname=name)
 
 
 def _params(configured: Mapping[str, Any], alias: str) -> ConnectionParams:

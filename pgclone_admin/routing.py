@@ -162,8 +162,9 @@ def unrouted() -> list[dict[str, Any]]:
 
 
 @contextmanager
-def route(alias: str, database: str) -> Iterator[None]:
-    """Within the block, ``alias`` and ``default`` are ``database`` on the server of ``alias``.
+def route(alias: str, name: str) -> Iterator[None]:
+    """Within the block, ``alias`` and ``default`` are the database ``name``, on the server of
+    ``alias``.
 
     Every other alias refuses to connect, and so does what Django connects to elsewhere in any other
     way. For this thread, and for those that it starts in the block; transactions that are open when
@@ -171,7 +172,7 @@ def route(alias: str, database: str) -> Iterator[None]:
     What Django remembers of the one database is not used on the other.
     """
     destination = copy.deepcopy(connections[alias].settings_dict)
-    destination["NAME"] = database
+    destination["NAME"] = name
     # Django keeps its pools by alias: that of the live database would be taken for this one.
     destination["OPTIONS"].pop("pool", None)
     routed = {DEFAULT_DB_ALIAS, alias}
@@ -195,7 +196,7 @@ def route(alias: str, database: str) -> Iterator[None]:
                 stack.enter_context(_routed(other, destination, replace=replace))
             else:
                 stack.enter_context(_refused(other))
-        stack.enter_context(followed(lambda: route(alias, database)))
+        stack.enter_context(followed(lambda: route(alias, name)))
         for other in doubtful:
             # One that cannot connect tells the hook itself.
             with suppress(DatabaseError):

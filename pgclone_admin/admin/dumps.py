@@ -200,7 +200,7 @@ class DumpAdmin(DumpRestorePage):
             try:
                 dump = requests.request_dump(actor_of(request), form.given)
             except PgcloneError as error:
-                form.add_error(None, _sentences(error))
+                form.add_error(None, formats.sentences(error))
             else:
                 self.says(request, dump, _("Dump #%(pk)s is queued.") % {"pk": dump.pk})
                 return self.after(request, dump)
@@ -219,7 +219,7 @@ class DumpAdmin(DumpRestorePage):
                 with on_disk(form.cleaned_data["archive"]) as file:
                     dump = imports.import_dump(actor_of(request), given, file)
             except PgcloneError as error:
-                form.add_error("archive", _sentences(error))
+                form.add_error("archive", formats.sentences(error))
             else:
                 self.says(request, dump, _("The archive was imported."))
                 return self.after(request, dump)
@@ -365,7 +365,3 @@ class DumpAdmin(DumpRestorePage):
         if download.link is not None:
             return HttpResponseRedirect(download.link)
         return streamed(request, download)
-
-
-def _sentences(error: PgcloneError) -> str:
-    return " — ".join(filter(None, [formats.capitalized(error.message), error.hint]))

@@ -12,6 +12,7 @@ from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 from django.utils.translation import gettext as _
 
+from ..core.errors import PgcloneError
 from ..models import Run, Status
 
 NOTHING = "—"
@@ -79,6 +80,11 @@ def duration(seconds: float | None) -> str:
 
 def capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def sentences(error: PgcloneError) -> str:
+    """What an error says, and what to do."""
+    return " — ".join(filter(None, [capitalized(error.message), error.hint]))
 
 
 def two_lines(first: str, second: str) -> SafeString:

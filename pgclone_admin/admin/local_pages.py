@@ -30,7 +30,7 @@ from ..settings import settings
 from . import formats
 from .hook_form import usual_hooks
 from .local_form import CopyForm, facts_of
-from .restore import Outlooks, RestorePages, live_oid, status_of
+from .restore import Outlooks, RestorePages, status_of
 from .restore_form import ConfirmForm, Source, SwapForm
 from .shared import actor_of, require
 
@@ -100,7 +100,8 @@ class AskedSwap:
             return None
 
     def _confirm_anew(self) -> None:
-        self.confirm = ConfirmForm.of(self.live, live_oid(self.alias, self.live))
+        oid, _server = requests.live_identity(self.alias)
+        self.confirm = ConfirmForm.of(self.live, oid)
 
     def _make_plan(self, given: dict[str, Any], variant: Variant, *, prove: bool) -> Plan:
         options = resolve(Arguments(**{**given, "database": self.alias}), verb="restore")

@@ -20,8 +20,7 @@ from django.views.decorators.http import require_http_methods
 
 from ..core.errors import Conflict, NotAllowed, PgcloneError
 from ..core.refusals import refused
-from ..core.server import Server
-from ..databases import live_name, maintenance_params
+from ..databases import live_name
 from ..models import ACTIVE, REPLACING, Dump, RestoreRun, Status
 from ..options import Arguments, resolve
 from ..plan import Obstacle, Plan
@@ -215,7 +214,8 @@ def _look(asked: Asked, request: HttpRequest, outlook: Outlooks) -> None:
     form = asked.form
     try:
         live = live_name(form.alias)
-        oid = live_oid(form.alias, live)
+        # Before the plan, which is then of this database or of a later one, which is refused.
+        oid, _server = requests.live_identity(form.alias)
         # Who only looks makes nothing on the server, however often.
         plan = _plan_of(form, prove=request.method == "POST")
     except (PgcloneError, psycopg2.Error) as error:
@@ -253,14 +253,6 @@ def _look(asked: Asked, request: HttpRequest, outlook: Outlooks) -> None:
 def _plan_of(form: RestoreForm, *, prove: bool) -> Plan:
     options = resolve(Arguments(**form.given()), verb="restore")
     return plan_restore(options, variant=form.variant(), prove=prove)
-
-
-def live_oid(alias: str, live: str) -> int | None:
-    """The database that would be replaced; looked for before the plan, which is then of this one
-    or of a later one, and a later one is refused."""
-    with Server.connected(maintenance_params(alias)) as server:
-        database = server.database(live)
-        return None if database is None else database.oid
 
 
 def _outlook(outlooks: Outlooks, request: HttpRequest, alias: str, carried: list[str]) -> Outlook:

@@ -61,8 +61,7 @@ def require(request: HttpRequest, *permissions: str) -> None:
 
 def tell(request: HttpRequest, error: PgcloneError) -> None:
     """Shows an error as a message: the sentence, and what to do."""
-    parts = [formats.capitalized(error.message), error.hint or ""]
-    messages.error(request, " — ".join(filter(None, parts)))
+    messages.error(request, formats.sentences(error))
 
 
 def tell_recovered(request: HttpRequest, done: Sequence[Recovered]) -> None:

@@ -17,6 +17,7 @@ from .preflight import Check, RestoreNames, TargetChecks
 from .programs import choose_program, find_programs, open_flaws, version_without_flaws
 from .refusals import refused
 from .server import Server
+from .space import megabytes
 
 OLDEST_SERVER = 13
 
@@ -305,9 +306,9 @@ class _Examiner:
         )
         yield fine(
             "space",
-            f"the database has {_megabytes(size)}, its copies {_megabytes(copies)}; the server "
+            f"the database has {megabytes(size)}, its copies {megabytes(copies)}; the server "
             "does not tell how much is free: a restore of as much needs "
-            f"{_megabytes(size)} more until its end, a reversible one {_megabytes(2 * size)}",
+            f"{megabytes(size)} more until its end, a reversible one {megabytes(2 * size)}",
         )
 
 
@@ -325,7 +326,3 @@ def _run(check: Check, about: str, found: str | None) -> Iterator[Finding]:
 
 def _backend(server: Server) -> int:
     return int(server.value("SELECT pg_backend_pid()"))
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB"

@@ -21,6 +21,10 @@ class Space:
     """Whether the restore makes it; else it is there now."""
 
 
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"
+
+
 def spaces(
     server: Server, names: RestoreNames, restored_size: int, *, makes_post: bool
 ) -> list[Space]:

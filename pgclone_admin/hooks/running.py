@@ -16,7 +16,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from ..core import evidence
 from ..core.errors import Cancelled, HookFailed, Interrupted, PgcloneError, TimedOut
 from ..core.progress import Reporter
-from ..databases import secrets
+from ..databases import secrets, site_params
 from ..routing import route
 from .anonymizing import AnonymizeHook
 from .base import HookResult, Output, failed
@@ -24,7 +24,7 @@ from .command import CommandHook
 from .deadline import TimeIsUp, watched
 from .loading import AnyHook, TransactionalHook
 from .python import PythonHook
-from .session import Transaction, after_commit, transaction
+from .session import Transaction, transaction
 from .waiting import never_for_itself
 
 BEGINS = "running the hook "
@@ -38,22 +38,22 @@ FAILED_AFTER = "failed after"
 
 @dataclass(frozen=True)
 class Place:
-    """The database that hooks work on: ``alias`` leads to ``database`` while they run."""
+    """The database that hooks work on: ``alias`` leads to the one with this name while they run."""
 
     alias: str
-    database: str
+    name: str
 
 
 def run_hooks(
-    hooks: Sequence[AnyHook], *, alias: str, database: str, reporter: Reporter
+    hooks: Sequence[AnyHook], *, alias: str, name: str, reporter: Reporter
 ) -> list[HookResult]:
-    """Runs ``hooks`` in order, with Django's connections sent to ``database``.
+    """Runs ``hooks`` in order, with Django's connections sent to the database ``name``.
 
     SQL and Python hooks in a row share one transaction, which is committed before a management
     command, that is, before another connection needs what they did. :class:`HookFailed` from the
     first one that fails; those after it do not run, and the transaction that it was in is undone.
     """
-    place = Place(alias, database)
+    place = Place(alias, name)
     results: list[HookResult] = []
     still_raw = sum(hook.labels.anonymizes for hook in hooks)
     for is_command, group in groupby(hooks, lambda hook: isinstance(hook, CommandHook)):
@@ -72,10 +72,10 @@ def run_hooks(
 
 
 def _run_command(hook: CommandHook, place: Place, reporter: Reporter) -> HookResult:
-    with route(place.alias, place.database), _told(hook, place, reporter) as told:
+    with route(place.alias, place.name), _told(hook, place, reporter) as told:
         hook.run(place.alias, told.output)
     if hook.labels.anonymizes:
-        with transaction(place.alias, place.database) as shared:
+        with transaction(place.alias, place.name) as shared:
             _attest(hook, shared)
     return told.result()
 
@@ -85,19 +85,19 @@ def _run_transaction(
 ) -> list[HookResult]:
     results = []
     # Python hooks may use the models of the project, too.
-    with route(place.alias, place.database):
-        with transaction(place.alias, place.database) as shared:
+    with route(place.alias, place.name):
+        with transaction(place.alias, place.name) as shared:
             for hook in hooks:
                 with _told(hook, place, reporter, shared) as told, ExitStack() as stack:
                     if isinstance(hook, PythonHook):
-                        stack.enter_context(never_for_itself(shared, place.alias, place.database))
+                        stack.enter_context(never_for_itself(shared, place.alias, place.name))
                     hook.run_in(shared.connection, told.output, reporter.check)
                 if hook.labels.anonymizes and told.output.changed is None:
                     _attest(hook, shared)
                 results.append(told.result())
             _check_constraints(hooks, shared)
         if anonymizing := [hook for hook in hooks if isinstance(hook, AnonymizeHook)]:
-            with after_commit(place.alias, place.database).session() as connection:
+            with site_params(place.alias, place.name).session() as connection:
                 for hook in anonymizing:
                     with _finishing(hook, reporter, connection):
                         hook.finish(connection)

@@ -10,7 +10,7 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2 import sql
 
-from ..core.connection import ConnectionParams, one_row, remove_session_limits
+from ..core.connection import one_row, remove_session_limits
 from ..core.errors import TransactionControl
 from ..core.statements import refuse_transaction_control, require_standard_strings, split
 from ..databases import site_params
@@ -155,10 +155,10 @@ class Transaction:
 
 
 @contextmanager
-def transaction(alias: str, database: str) -> Iterator[Transaction]:
-    """A transaction on ``database`` with the site's own role: committed at the end of the block,
-    undone by any error, also by the death of this process."""
-    params = site_params(alias).with_dbname(database)
+def transaction(alias: str, name: str) -> Iterator[Transaction]:
+    """A transaction on the database ``name`` with the site's own role: committed at the end of the
+    block, undone by any error, also by the death of this process."""
+    params = site_params(alias, name)
     connection = params.connect(autocommit=False, factory=HookConnection)
     assert isinstance(connection, HookConnection)
     try:
@@ -168,8 +168,3 @@ def transaction(alias: str, database: str) -> Iterator[Transaction]:
         connection.end(commit=True)
     finally:
         connection.close()
-
-
-def after_commit(alias: str, database: str) -> ConnectionParams:
-    """Where hooks do what cannot be done within a transaction."""
-    return site_params(alias).with_dbname(database)

@@ -13,21 +13,22 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from ..core.connection import one_row
 from ..core.errors import HookFailed, PgcloneError
-from .session import Transaction, after_commit
+from ..databases import site_params
+from .session import Transaction
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at who waits for whom."""
 
 
 @contextmanager
-def never_for_itself(shared: Transaction, alias: str, database: str) -> Iterator[None]:
+def never_for_itself(shared: Transaction, alias: str, name: str) -> Iterator[None]:
     """Ends the block by :class:`HookFailed` when a model in it waits for a lock of ``shared``.
 
     For the server that is no deadlock: it does not know that the thread which waits on the one
     connection is the one that would have to go on with the other. A wait for anybody else is not
     touched.
     """
-    watcher = _Watcher(shared, alias, database)
+    watcher = _Watcher(shared, alias, name)
     watcher.start()
     try:
         yield
@@ -45,8 +46,8 @@ def never_for_itself(shared: Transaction, alias: str, database: str) -> Iterator
 
 
 class _Watcher:
-    def __init__(self, shared: Transaction, alias: str, database: str) -> None:
-        self._params = after_commit(alias, database)
+    def __init__(self, shared: Transaction, alias: str, name: str) -> None:
+        self._params = site_params(alias, name)
         self._holds = shared.connection.info.backend_pid
         # Of this thread: another one would find its own.
         self._wrappers = [connections[each] for each in {DEFAULT_DB_ALIAS, alias}]

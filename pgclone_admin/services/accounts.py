@@ -172,8 +172,9 @@ class Account:
     groups: Sequence[str]
 
 
-def carry(usernames: Iterable[str], *, alias: str, database: str, reporter: Reporter) -> None:
-    """Writes accounts of the live database ``alias`` into ``database``, in one transaction.
+def carry_accounts(usernames: Iterable[str], *, alias: str, name: str, reporter: Reporter) -> None:
+    """Writes accounts of the live database ``alias`` into the database ``name``, in one
+    transaction.
 
     An account with the name takes over password, flags, permissions and groups; else it is made,
     with its number where that is free. :class:`HookFailed` for one that cannot be carried. No
@@ -182,7 +183,7 @@ def carry(usernames: Iterable[str], *, alias: str, database: str, reporter: Repo
     accounts = list(_read(usernames, alias, reporter))
     if not accounts:
         return
-    with route(alias, database), transaction.atomic(using=alias):
+    with route(alias, name), transaction.atomic(using=alias):
         for account in accounts:
             try:
                 with transaction.atomic(using=alias):

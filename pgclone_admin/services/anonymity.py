@@ -62,7 +62,7 @@ def require_evidence(alias: str, temporary: str) -> None:
 
 def _is_anonymized(alias: str, database: str) -> bool:
     try:
-        params = site_params(alias).with_dbname(database)
+        params = site_params(alias, database)
         with params.session() as connection, connection.cursor() as cursor:
             return read(cursor) is not None
     except psycopg2.Error as error:

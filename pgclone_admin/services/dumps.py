@@ -54,7 +54,7 @@ def create_dump(options: Options, reporter: Reporter, *, taken_by: str | None = 
     )
 
     def pre_dump_hooks() -> Sequence[str]:
-        run_hooks(hooks, alias=options.database, database=live, reporter=reporter)
+        run_hooks(hooks, alias=options.database, name=live, reporter=reporter)
         if options.require_anonymized:
             require_anonymized(options.database, live)
         return [hook.labels.name for hook in hooks]

@@ -20,7 +20,7 @@ from ..core.preflight import RestoreNames
 from ..core.server import Server
 from ..databases import live_name, maintenance_params, protected_names
 from ..models import ACTIVE, REPLACING, Dump, Kind, RestoreRun, Run, Status
-from ..options import Arguments, Options, resolve
+from ..options import Arguments, resolve
 from ..queue import NOT_QUEUED, enqueue_after_commit
 from . import actors, dumps, restores
 from .accounts import has_accounts
@@ -125,7 +125,7 @@ def request_restore(
         raise UsageError("the accounts of the site are not in the database that is replaced")
     live = live_name(options.database)
     target = live if variant.beside is None else local_target(variant.beside, live).name
-    oid, identifier = _identity(options, live)
+    oid, identifier = live_identity(options.database)
     if variant.beside is None:
         _check_confirmed(live, oid, confirmed_oid)
     else:
@@ -204,7 +204,7 @@ def request_swap(
     restores.ready_swap_hooks(options)
     if options.require_anonymized:
         require_anonymized_copy(alias, RestoreNames(live, None).held)
-    oid, identifier = _identity(options, live)
+    oid, identifier = live_identity(options.database)
     _check_confirmed(live, oid, confirmed_oid)
     return _request(
         actor,
@@ -307,10 +307,15 @@ def _same(run: RestoreRun) -> RestoreRun | None:
     return twin
 
 
-def _identity(options: Options, live: str) -> tuple[int | None, str]:
-    """The oid of the live database and what tells its server from every other."""
-    with Server.connected(maintenance_params(options.database)) as server:
-        database = server.database(live)
+def live_identity(alias: str) -> tuple[int | None, str]:
+    """The oid of the live database, ``None`` where there is none, and what tells its server from
+    every other.
+
+    Raises what :func:`~pgclone_admin.databases.live_name` does, and
+    :class:`~pgclone_admin.core.errors.ServerUnavailable`.
+    """
+    with Server.connected(maintenance_params(alias)) as server:
+        database = server.database(live_name(alias))
         return None if database is None else database.oid, server.system_identifier
 
 

@@ -33,7 +33,7 @@ from ..plan import Plan, make_plan, plan_swap
 from ..settings import settings
 from ..storage import Note
 from ..store import DumpStore
-from .accounts import carry
+from .accounts import carry_accounts
 from .allowed import require_allowed
 from .anonymity import check_restore, require_anonymized, require_evidence
 from .keys import Resolved, resolve_key
@@ -118,11 +118,11 @@ def restore(
 
     def pre_swap_hooks(temporary: str) -> None:
         alias = options.database
-        results.extend(run_hooks(hooks, alias=alias, database=temporary, reporter=reporter))
+        results.extend(run_hooks(hooks, alias=alias, name=temporary, reporter=reporter))
         if options.require_anonymized:
             require_evidence(alias, temporary)
         if variant.accounts:
-            carry(variant.accounts, alias=alias, database=temporary, reporter=reporter)
+            carry_accounts(variant.accounts, alias=alias, name=temporary, reporter=reporter)
         connections[alias].close()
 
     close_connections(request.live)
@@ -206,7 +206,7 @@ def _run_post_swap_hooks(
             reporter.warn(f'the restore is done, but interrupted: the hook "{name}" has not run')
             continue
         try:
-            results += run_hooks([hook], alias=options.database, database=live, reporter=reporter)
+            results += run_hooks([hook], alias=options.database, name=live, reporter=reporter)
         except (PgcloneError, psycopg2.Error) as error:
             reporter.warn(f"the restore is done, but {error}")
         except KeyboardInterrupt:

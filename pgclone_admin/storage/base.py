@@ -14,7 +14,7 @@ from secrets import token_hex
 from django.core.exceptions import SuspiciousOperation
 
 from ..core.dump import Content
-from ..core.errors import Conflict, InvalidName, PgcloneError, StorageError
+from ..core.errors import Conflict, IntegrityError, InvalidName, PgcloneError, StorageError
 from ..core.process import scrubbed
 from ..core.streams import Readable
 from ..databases import secrets
@@ -80,6 +80,26 @@ def final_name(partial: str) -> str:
 
 def taken(name: str) -> Conflict:
     return Conflict(f'"{name}" exists already', hint="Nothing was overwritten.")
+
+
+def called_otherwise(name: str) -> Conflict:
+    """For a storage that chooses another name instead of saying that this one is taken."""
+    return Conflict(f'the storage wanted to call "{name}" something else')
+
+
+def broken_too_often(name: str, times: int) -> StorageError:
+    return StorageError(
+        f'"{name}" cannot be read: the connection broke {times} times',
+        hint="Nothing was changed. Try again when the network is better.",
+    )
+
+
+def replaced_meanwhile(name: str) -> IntegrityError:
+    """The digest would notice another file under the same name, but only at the end."""
+    return IntegrityError(
+        f'"{name}" was replaced while it was read',
+        hint="Nothing was changed. Look at what replaces dumps in this storage.",
+    )
 
 
 @contextmanager

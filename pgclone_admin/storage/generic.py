@@ -14,7 +14,8 @@ from django.core.files.base import ContentFile, File
 from django.core.files.storage import InMemoryStorage, Storage
 
 from ..core.dump import Content
-from ..core.errors import Conflict, StorageError
+from ..core.errors import StorageError
+from ..core.space import megabytes
 from ..core.streams import BLOCK, Readable
 from .base import (
     PARTIAL,
@@ -23,6 +24,7 @@ from .base import (
     Moved,
     Note,
     Stored,
+    called_otherwise,
     final_name,
     is_partial,
     removed_on_error,
@@ -129,7 +131,7 @@ class GenericBackend(Backend):
         """What lies under another name than that is removed."""
         if saved_as != name:
             self._storage.delete(saved_as)
-            raise Conflict(f'the storage wanted to call "{name}" something else')
+            raise called_otherwise(name)
 
     def _sign(self, name: str) -> str:
         """Says that the file with this name is not whole."""
@@ -155,8 +157,8 @@ class GenericBackend(Backend):
         if is_large:
             self._note(
                 f"{self._name} takes whole files only, so the dump is put into a temporary file in "
-                f"{folder} first: {_megabytes(shutil.disk_usage(folder).free)} are free there, the "
-                f"database has {_megabytes(expected_size)}"
+                f"{folder} first: {megabytes(shutil.disk_usage(folder).free)} are free there, the "
+                f"database has {megabytes(expected_size)}"
             )
         while block := content.read(BLOCK):
             try:
@@ -168,7 +170,7 @@ class GenericBackend(Backend):
                     "removed.",
                 ) from error
         if is_large:
-            self._note(f"the temporary file has {_megabytes(content.size)} and is sent now")
+            self._note(f"the temporary file has {megabytes(content.size)} and is sent now")
 
     def _streams(self) -> bool:
         """Whether it takes a file of unknown size in pieces.
@@ -198,7 +200,7 @@ class GenericBackend(Backend):
         if where and (size := int(self._storage.size(full_name))) > IN_MEMORY:
             self._note(
                 f"{self._name} gives whole files only, so all of the dump is fetched first, into "
-                f"{where}: {_megabytes(size)}"
+                f"{where}: {megabytes(size)}"
             )
 
     def size(self, name: str) -> int | None:
@@ -279,7 +281,3 @@ class _StorageReader:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB"

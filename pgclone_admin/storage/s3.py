@@ -17,16 +17,25 @@ from storages.utils import clean_name
 from ..core.dump import Content
 from ..core.errors import (
     ConfigurationError,
-    Conflict,
     DumpNotFound,
-    IntegrityError,
     InvalidName,
     StorageError,
 )
 from ..core.names import DumpKey
 from ..core.streams import Readable
 from ..settings import settings
-from .base import RESUMES, Backend, Leftover, Stored, removed_on_error, storage_errors, taken
+from .base import (
+    RESUMES,
+    Backend,
+    Leftover,
+    Stored,
+    broken_too_often,
+    called_otherwise,
+    removed_on_error,
+    replaced_meanwhile,
+    storage_errors,
+    taken,
+)
 from .generic import StreamedFile
 
 SMALLEST_PART = 5 * 1024 * 1024
@@ -147,7 +156,7 @@ class S3Backend(Backend):
                     raise stream.interruption from None
             if saved_as != full_name:
                 self._storage.delete(saved_as)
-                raise Conflict(f'the storage wanted to call "{name}" something else')
+                raise called_otherwise(name)
 
     def open(self, name: str) -> Readable:
         with s3_errors(f'"{name}" cannot be read'):
@@ -338,12 +347,8 @@ class _ResumingReader:
     def _resume(self, problem: Exception) -> None:
         self._resumes += 1
         if self._resumes > RESUMES:
-            raise StorageError(
-                f'"{self._name}" cannot be read: the connection broke {self._resumes} times',
-                hint="Nothing was changed. Try again when the network is better.",
-            ) from problem
+            raise broken_too_often(self._name, self._resumes) from problem
         self._body.close()
-        # The digest would notice another object under the same name, but only at the end.
         self._body = self._get(Range=f"bytes={self._position}-", IfMatch=self._etag)["Body"]
 
     def _get(self, **conditions: str) -> Any:
@@ -354,10 +359,7 @@ class _ResumingReader:
             if code == "NoSuchKey":
                 raise DumpNotFound(f'there is no dump "{self._name}"') from error
             if code == "PreconditionFailed":
-                raise IntegrityError(
-                    f'"{self._name}" was replaced while it was read',
-                    hint="Nothing was changed. Look at what replaces dumps in this storage.",
-                ) from error
+                raise replaced_meanwhile(self._name) from error
             raise
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from paramiko import AuthenticationException, SSHException
 from storages.backends.sftpstorage import SFTPStorage
 
 from ..core.dump import Content
-from ..core.errors import DumpNotFound, IntegrityError, StorageError
+from ..core.errors import DumpNotFound, StorageError
 from ..core.streams import BLOCK, Readable
 from .base import (
     DIRECTORY_MODE,
@@ -25,9 +25,11 @@ from .base import (
     Backend,
     Leftover,
     Stored,
+    broken_too_often,
     is_partial,
     partial_name,
     removed_on_error,
+    replaced_meanwhile,
     storage_errors,
     taken,
 )
@@ -294,12 +296,8 @@ class _ResumingReader:
             raise DumpNotFound(f'there is no dump "{self._name}"') from error
         attributes = self._file.stat()
         identity = attributes.st_size, attributes.st_mtime
-        # The digest would notice another file under the same name, but only at the end.
         if self._identity not in (None, identity):
-            raise IntegrityError(
-                f'"{self._name}" was replaced while it was read',
-                hint="Nothing was changed. Look at what replaces dumps in this storage.",
-            )
+            raise replaced_meanwhile(self._name)
         self._identity = identity
         self._size = int(attributes.st_size)
         self._opened_at = self._position
@@ -322,10 +320,7 @@ class _ResumingReader:
                 problem = error
             self._resumes += 1
             if self._resumes > RESUMES:
-                raise StorageError(
-                    f'"{self._name}" cannot be read: the connection broke {self._resumes} times',
-                    hint="Nothing was changed. Try again when the network is better.",
-                ) from problem
+                raise broken_too_often(self._name, self._resumes) from problem
             self._backend.disconnect()
             self._file = None
             if self._resumes > 1:

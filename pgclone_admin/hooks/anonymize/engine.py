@@ -44,7 +44,7 @@ class Changed:
 class Anonymization:
     """What is changed of which tables."""
 
-    models: tuple[TableChange, ...]
+    tables: tuple[TableChange, ...]
     seed: str = field(default="", repr=False)
 
     @classmethod
@@ -59,13 +59,13 @@ class Anonymization:
     def fields(self) -> tuple[str, ...]:
         """What is changed, such as "auth.User.email", sorted; without fields that are kept."""
         return tuple(
-            sorted(f"{table.label}.{each.name}" for table in self.models for each in table.changed)
+            sorted(f"{table.label}.{each.name}" for table in self.tables for each in table.changed)
         )
 
     @property
     def digest(self) -> str:
         """The same for maps that say the same. It tells nothing of the seed or a password."""
-        return mapping.digest(self.models)
+        return mapping.digest(self.tables)
 
     def run(
         self,
@@ -88,7 +88,7 @@ class Anonymization:
         counts: dict[str, int] = {}
         rewritten: set[TableName] = set()
         with connection.cursor() as cursor, _session(cursor):
-            changed = [table for table in self.models if table.changed]
+            changed = [table for table in self.tables if table.changed]
             relations = [catalog.find(cursor, table) for table in changed]
             with _told("rows that were changed before break a constraint"):
                 # A table with checks that wait for the commit, also of earlier hooks, cannot be
@@ -133,7 +133,7 @@ class Anonymization:
         if not connection.autocommit:
             raise ValueError("what is left of raw rows is removed outside of transactions")
         with connection.cursor() as cursor:
-            relations = [catalog.find(cursor, table) for table in self.models if table.changed]
+            relations = [catalog.find(cursor, table) for table in self.tables if table.changed]
             for relation in relations:
                 for leaf in relation.leaves:
                     if leaf in rewritten:

@@ -29,7 +29,7 @@ _NO_VALUES = {"BooleanField", "DurationField"}
 def unanonymized_fields(anonymization: Anonymization) -> list[str]:
     """Such as "shop.Customer.phone", sorted. A map mentions a field also by the rule "keep"."""
     mentioned = {
-        f"{table.label}.{each.name}" for table in anonymization.models for each in table.fields
+        f"{table.label}.{each.name}" for table in anonymization.tables for each in table.fields
     }
     return sorted(set(_personal()) - mentioned)
 

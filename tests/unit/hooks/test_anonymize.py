@@ -59,11 +59,11 @@ def test_the_digest_hangs_on_the_rules_and_not_on_the_seed_or_a_password():
 
 def test_an_inherited_field_lies_in_the_table_of_its_own_model():
     found = parse({"clinic.Inpatient": {"email": "email", "bed": {"constant": "12"}}})
-    assert [(table.label, table.table) for table in found.models] == [
+    assert [(table.label, table.table) for table in found.tables] == [
         ("clinic.Inpatient", '"clinic_inpatient"'),
         ("clinic.Patient", '"clinic_patient"'),
     ]
-    assert found.models[0].key == ("patient_ptr_id",)
+    assert found.tables[0].key == ("patient_ptr_id",)
 
 
 def test_a_proxy_stands_for_its_model():
@@ -78,11 +78,11 @@ def test_a_table_is_named_as_django_names_it(monkeypatch):
         '"other"."visit"': '"other"."visit"',
     }.items():
         monkeypatch.setattr(options, "db_table", name)
-        assert parse({"clinic.Visit.visitor": "name"}).models[0].table == quoted
+        assert parse({"clinic.Visit.visitor": "name"}).tables[0].table == quoted
 
 
 def test_a_composite_primary_key_is_known():
-    assert parse({"clinic.Visit.visitor": "name"}).models[0].key == ("ward", "number")
+    assert parse({"clinic.Visit.visitor": "name"}).tables[0].key == ("ward", "number")
 
 
 def test_a_field_that_is_kept_is_not_among_those_that_change():

@@ -164,7 +164,7 @@ def test_a_file_is_the_same_hook_in_both_of_its_spellings() -> None:
 @override_settings(PGCLONE_ALLOW_RESTORE=False)  # DATABASES of the tests would be warned of
 def test_what_a_hook_says_is_reported_line_by_line() -> None:
     reporter = SilentReporter()
-    run_hooks(load_hooks(["check"]), alias="default", database="placeholder", reporter=reporter)
+    run_hooks(load_hooks(["check"]), alias="default", name="placeholder", reporter=reporter)
     *notes, end = reporter.notes
     assert notes == [
         "running the hook check",
@@ -179,7 +179,7 @@ def test_a_hook_that_fails_ends_the_row_of_hooks_with_its_reason() -> None:
         run_hooks(
             load_hooks(["check", "migrate"]),
             alias="default",
-            database="placeholder",
+            name="placeholder",
             reporter=reporter,
         )
     assert caught.value.code == "hook_failed"
