@@ -37,7 +37,10 @@ OVERRIDABLE = {"HOST", "PORT", "USER", "PASSWORD", "OPTIONS"}
 
 
 def settings_of(alias: str) -> dict[str, Any]:
-    """The settings that the connection ``alias`` really uses, also in a test run."""
+    """The settings that the connection ``alias`` really uses, also in a test run.
+
+    :class:`~pgclone_admin.core.errors.UnknownDatabase` when there is none, or no PostgreSQL.
+    """
     if alias not in connections.databases:
         known = ", ".join(sorted(connections.databases))
         raise UnknownDatabase(
@@ -50,7 +53,12 @@ def settings_of(alias: str) -> dict[str, Any]:
 
 
 def live_name(alias: str) -> str:
-    """The name of the live database behind ``alias``."""
+    """The name of the live database behind ``alias``.
+
+    Raises as :func:`settings_of`, :class:`~pgclone_admin.core.errors.ConfigurationError` when it
+    has no name or is the maintenance database, and
+    :class:`~pgclone_admin.core.errors.InvalidName` for what cannot be one.
+    """
     name = settings_of(alias).get("NAME")
     if not name:
         raise ConfigurationError(f'the database "{alias}" has no NAME in DATABASES')
@@ -95,7 +103,11 @@ def _is_replica(alias: str) -> bool:
 
 
 def maintenance_params(alias: str) -> ConnectionParams:
-    """The maintenance connection to the server of ``alias``."""
+    """The maintenance connection to the server of ``alias``.
+
+    Raises as :func:`settings_of`, and :class:`~pgclone_admin.core.errors.ConfigurationError` for an
+    entry of PGCLONE_CONNECTIONS that cannot be used.
+    """
     return _params(settings_of(alias), alias)
 
 

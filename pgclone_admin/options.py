@@ -87,6 +87,10 @@ def resolve(arguments: Arguments, *, verb: str) -> Options:
 
     Options that change the content of a dump, given beside a configuration, make its label
     "none": such a dump is not what the name of the configuration promises.
+
+    :class:`~pgclone_admin.core.errors.UnknownConfiguration` when there is no such configuration,
+    :class:`~pgclone_admin.core.errors.ConfigurationError` for one, or a setting, of a wrong type,
+    or whose hooks are not declared. Whether the database exists is not looked at.
     """
     name, configuration = _configuration(arguments.config or None, verb)
 
@@ -222,6 +226,11 @@ def _configuration(name: str | None, verb: str) -> tuple[str, Mapping[str, Any]]
 
 
 def checked(name: str, configuration: Any) -> Mapping[str, Any]:
+    """The options of the configuration ``name`` in today's words, without those left empty.
+
+    :class:`~pgclone_admin.core.errors.ConfigurationError` for an option that is not known, is given
+    twice, or has the wrong type.
+    """
     if not isinstance(configuration, Mapping):
         raise ConfigurationError(f'the configuration "{name}" is no mapping')
     options: dict[str, Any] = {}

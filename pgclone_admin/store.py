@@ -116,6 +116,12 @@ class DumpStore:
         return manifest
 
     def open(self, key: DumpKey) -> Readable:
+        """The stored bytes, in order, from the first; to be closed.
+
+        :class:`InvalidName` for a key that leads out of the location, :class:`StorageError` when
+        the storage fails, also while it is read, and :class:`Stalled` when it hangs. What is not
+        there is a :class:`DumpNotFound` where the storage tells that apart.
+        """
         return self._open(_checked(key.text))
 
     def link(self, key: DumpKey, *, seconds: int, file_name: str) -> str | None:
@@ -129,6 +135,13 @@ class DumpStore:
     # -- a sink for dumps
 
     def save(self, key: DumpKey, content: Content, *, source_size: int) -> None:
+        """Stores all of ``content`` under the key, or nothing; ``source_size`` in bytes is a guess
+        from above.
+
+        :class:`Conflict` when the dump or its manifest is there already, :class:`InvalidName` for a
+        key that leads out of the location, :class:`StorageError` when the storage fails,
+        :class:`Stalled` when it hangs, and what reading the content raises.
+        """
         _checked(key.text)
         if self._size(key.manifest_name) is not None:
             raise Conflict(

@@ -309,7 +309,11 @@ def _standbys(alias: str) -> list[ConnectionParams]:
 
 
 def local_target(text: str, live: str) -> LocalKey:
-    """A local key that may be made beside ``live``: not one of those that restores make."""
+    """The local key ``text``, which may be made beside ``live``.
+
+    :class:`~pgclone_admin.core.errors.InvalidName` for what is none, and for one of those that
+    restores make.
+    """
     key = LocalKey.parse(text)
     if key.is_reserved or role_of(key.name, live):
         raise InvalidName(
