@@ -156,6 +156,10 @@ def memory_goals(uses: Sequence[MemoryUse]) -> list[Goal]:
     ]
 
 
+def rounds(number: int) -> str:
+    return "1 round" if number == 1 else f"{number} rounds"
+
+
 def machine() -> str:
     """What the figures were measured on, without anything that names the machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

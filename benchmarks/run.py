@@ -217,7 +217,8 @@ def measure_times(
         caption = (
             f"PostgreSQL {server.version} with fsync {options.fsync}; {size / 1e6:.0f} MB in the"
             f" server, {expected.indexes} indexes, {expected.constraints} constraints;"
-            f" {options.rounds} rounds; {report.machine()}.{note(options)}\n{versions(options)}"
+            f" {report.rounds(options.rounds)}; {report.machine()}.{note(options)}\n"
+            f"{versions(options)}"
         )
         sections[group] = f"{caption}\n\n{report.timing_table(group, results)}"
         goals += report.timing_goals(group, results)
@@ -256,7 +257,7 @@ def measure_objects(
 ) -> str:
     """Dumps to a file and restores from it of very many objects, beside PostgreSQL's programs."""
     caption = (
-        f"PostgreSQL {server.version} with fsync {options.fsync}; {options.rounds} rounds;"
+        f"PostgreSQL {server.version} with fsync {options.fsync}; {report.rounds(options.rounds)};"
         f" {report.machine()}.{note(options)}\n"
         f"Python {python_version()}; {_listed(our_versions())}."
     )
