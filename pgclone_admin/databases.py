@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import re
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
+import psycopg2
 from django.core.files.storage import storages
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
+from django.db import DEFAULT_DB_ALIAS, connections
 
-from .core.connection import ConnectionParams
+from .core.connection import ConnectionParams, one_row
 from .core.errors import ConfigurationError, PgcloneError, UnknownDatabase
 from .core.names import check_database_name
 from .routing import unrouted
@@ -73,6 +76,11 @@ def live_name(alias: str) -> str:
 
 def replaceable_aliases() -> list[str]:
     """The databases of this site that a restore can replace, each once: no mirrors, no replicas."""
+    return [alias for alias in connections if alias in _replaceable().values()]
+
+
+def _replaceable() -> dict[tuple[str, str, str], str]:
+    """One alias for each database, by address and name; the default one before others."""
     found: dict[tuple[str, str, str], str] = {}
     for alias in sorted(connections, key=lambda alias: alias != DEFAULT_DB_ALIAS):
         try:
@@ -82,24 +90,55 @@ def replaceable_aliases() -> list[str]:
         configured = connections[alias].settings_dict
         if not configured["TEST"]["MIRROR"] and not _is_replica(alias):
             found.setdefault((*_address(configured), name), alias)
-    return [alias for alias in connections if alias in found.values()]
+    return found
 
 
 def _is_replica(alias: str) -> bool:
-    """Whether it is another alias's database on a server that only replays; one that cannot be
-    asked is none."""
+    """Whether it is another alias's database on a server that only replays; one that does not
+    answer is one where the other does, and is none where neither does."""
     name = connections[alias].settings_dict["NAME"]
-    if not any(
-        connections[other].settings_dict.get("NAME") == name and not is_on_same_server(alias, other)
+    others = [
+        other
         for other in connections
-    ):
+        if connections[other].settings_dict.get("NAME") == name
+        and connections[other].vendor == "postgresql"
+        and not is_on_same_server(alias, other)
+    ]
+    if not others:
         return False
+    answer = _is_in_recovery(alias)
+    if answer is None:
+        return any(_is_in_recovery(other) is False for other in others)
+    return answer
+
+
+REMEMBERED = 60.0
+"""Seconds for which it is remembered whether a server only replays, or does not answer."""
+
+PATIENCE = 3
+"""Seconds in which a server has to answer that: pages wait for it."""
+
+_recovery: dict[tuple[str, str, str], tuple[float, bool | None]] = {}
+"""When servers were asked, and what they said."""
+
+
+def _is_in_recovery(alias: str) -> bool | None:
+    """Whether the server of ``alias`` only replays; ``None`` when it cannot be asked."""
     try:
-        with connections[alias].cursor() as cursor:
-            cursor.execute("SELECT pg_is_in_recovery()")
-            return bool(cursor.fetchone()[0])
-    except (DatabaseError, PgcloneError):  # within a route every other alias refuses
-        return False
+        params = maintenance_params(alias)
+    except PgcloneError:
+        return None
+    asked, answer = _recovery.get(key := (params.host, params.port, params.user), (None, None))
+    if asked is None or time.monotonic() - asked > REMEMBERED:
+        hasty = replace(params, options={**params.options, "connect_timeout": str(PATIENCE)})
+        try:
+            with hasty.session() as connection, connection.cursor() as cursor:
+                cursor.execute("SELECT pg_is_in_recovery()")
+                answer = bool(one_row(cursor)[0])
+        except (PgcloneError, psycopg2.Error):
+            answer = None
+        _recovery[key] = time.monotonic(), answer
+    return answer
 
 
 def maintenance_params(alias: str) -> ConnectionParams:
