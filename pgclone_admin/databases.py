@@ -79,6 +79,22 @@ def replaceable_aliases() -> list[str]:
     return [alias for alias in connections if alias in _replaceable().values()]
 
 
+def replaceable_alias(alias: str) -> str | None:
+    """Which of :func:`replaceable_aliases` has the database of ``alias``, or its original, where
+    that one is a replica.
+
+    ``None`` where this cannot be told: a server does not answer, or several could be the original.
+    Raises as :func:`live_name`.
+    """
+    alias = settings_of(alias)["TEST"]["MIRROR"] or alias
+    name, configured = live_name(alias), connections[alias].settings_dict
+    found = _replaceable()
+    if (same := found.get((*_address(configured), name))) is not None:
+        return same
+    originals = [other for (_host, _port, of), other in found.items() if of == name]
+    return originals[0] if len(originals) == 1 and _is_in_recovery(alias) else None
+
+
 def _replaceable() -> dict[tuple[str, str, str], str]:
     """One alias for each database, by address and name; the default one before others."""
     found: dict[tuple[str, str, str], str] = {}

@@ -141,7 +141,10 @@ class RestoreForm(AcceptingForm):
     def __init__(self, data: Mapping[str, Any], *, source: Source, user: Any, **more: Any) -> None:
         super().__init__(data, **more)
         self.source = source
-        choices = [source.alias] if source.is_local else replaceable_aliases()
+        choices = [] if source.is_local else replaceable_aliases()
+        if source.alias not in choices:
+            # Its server does not answer now: the plan says so.
+            choices = [source.alias, *choices]
         database: Any = self.fields["database"]
         database.choices = [(alias, _database_label(alias)) for alias in choices]
         if len(choices) == 1:

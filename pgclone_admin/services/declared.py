@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..core.errors import NotAllowed, UnknownConfiguration
-from ..databases import replaceable_aliases
+from ..core.errors import NotAllowed, UnknownConfiguration, UnknownDatabase
+from ..databases import replaceable_alias
 from ..hooks.loading import parameters_of
 from ..hooks.parameters import Parameter
 from ..hooks.spec import name_of
@@ -71,8 +71,16 @@ def declared_locations() -> list[str]:
 
 
 def usual_alias(alias: str) -> str:
-    """``alias`` where this site has it, else the one that is meant without a name."""
-    return alias if alias in replaceable_aliases() else settings.database
+    """The database that a dump of ``alias`` is usually restored on: the same one, under the alias
+    under which it can be replaced, and that of the settings for an alias that is not of this site.
+
+    Where the original of a replica cannot be told it is ``alias`` itself: nothing is restored on a
+    database that nobody meant.
+    """
+    try:
+        return replaceable_alias(alias) or alias
+    except UnknownDatabase:
+        return settings.database
 
 
 def usual_options(config: str) -> tuple[str | None, Options]:

@@ -11,6 +11,9 @@ from django.db import connections
 from django.urls import reverse
 
 from pgclone_admin.core.marks import Mark
+from pgclone_admin.models import RestoreRun
+from pgclone_admin.services.actors import Actor
+from pgclone_admin.services.requests import request_drill
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -28,6 +31,34 @@ def aliases(pages):
     for name in added:
         connections[name].close()
         del connections[name], connections.settings[name]
+
+
+@pytest.fixture
+def second(pages, aliases, make_site):
+    """Another database of the same server, with an alias for the site and one for its owner."""
+    site = make_site(server=pages.site.server)
+    aliases("second", site.dsn_dict("app"))
+    aliases("second_owner", site.dsn_dict("postgres"))
+    return site
+
+
+def test_a_dump_of_a_second_alias_is_restored_and_drilled_on_its_own_database(pages, second):
+    dump = pages.dump(database="second_owner")
+
+    page = pages.superuser().get(reverse("admin:pgclone_admin_dump_restore", args=[dump.pk]))
+    text = page.content.decode()
+    request_drill(Actor.system("a test"), dump)
+
+    assert 'value="second" selected' in text
+    assert 'value="second_owner"' not in text
+    run = RestoreRun.objects.get()
+    assert (run.database, run.target) == ("second", second.name)
+
+
+def test_a_dump_of_an_alias_that_is_not_here_is_restored_on_the_usual_database(pages, second):
+    dump = pages.dump(database="elsewhere")
+    page = pages.superuser().get(reverse("admin:pgclone_admin_dump_restore", args=[dump.pk]))
+    assert 'value="default" selected' in page.content.decode()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from django.db import connections
 
 from pgclone_admin.core.replicas import is_standby
 from pgclone_admin.databases import replaceable_aliases
+from pgclone_admin.services.declared import usual_alias
 from tests.support.postgres import PostgresServer, available
 from tests.support.standby import Standby
 
@@ -224,6 +225,7 @@ def test_a_standby_is_none_of_the_databases_that_can_be_replaced(site, standby, 
     connections.settings["replica"] = {**default, **standby.dsn_dict(site.name)}
     try:
         assert replaceable_aliases() == ["default"]
+        assert usual_alias("replica") == "default"  # where its dumps are restored and drilled
     finally:
         connections["replica"].close()
         del connections["replica"], connections.settings["replica"]
