@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_safe
 
 from ..core.errors import PgcloneError
-from ..databases import maintenance_params
+from ..databases import maintenance_params, replaceable_aliases
 from ..models import LocalDatabase
 from ..services.actors import COPY, RESTORE
 from ..services.allowed import refusal
@@ -90,7 +90,8 @@ class LocalDatabaseAdmin(LocalPages):
 
     def find(self, request: HttpRequest, object_id: str) -> LocalDatabase:
         alias, _dash, oid = unquote(object_id).rpartition("-")
-        if alias not in ("", *server_aliases()) or not oid.isdecimal():
+        # Of any database of the site: another alias for the same server may see more there.
+        if alias not in ("", *replaceable_aliases()) or not oid.isdecimal():
             raise Http404
         row = local_databases(alias or DEFAULT_DB_ALIAS).filter(pk=oid).first()
         if row is None:

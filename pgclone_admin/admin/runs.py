@@ -15,6 +15,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from ..core.errors import PgcloneError
 from ..core.marks import MarkKind
+from ..databases import replaceable_alias
 from ..models import REPLACING, Dump, Kind, RestoreRun, Status
 from ..services import actors, lost
 from ..services.local_databases import alias_of, local_databases
@@ -142,7 +143,11 @@ def undo_of(run: RestoreRun) -> tuple[str, str] | None:
     if run.status != Status.SUCCEEDED or run.kind not in REPLACING or not run.live_oid:
         return None
     try:
-        database = local_databases(run.database).filter(oid=run.live_oid).first()
+        # Under the alias that the pages of local databases know: another one may be gone by then.
+        alias = replaceable_alias(run.database)
+        if alias is None:
+            return None
+        database = local_databases(alias).filter(oid=run.live_oid).first()
     except PgcloneError:
         return None
     if (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import html
+import re
 import socket
 import threading
 
@@ -40,6 +42,24 @@ def second(pages, aliases, make_site):
     aliases("second", site.dsn_dict("app"))
     aliases("second_owner", site.dsn_dict("postgres"))
     return site
+
+
+@pytest.mark.parametrize("alias", ["second", "second_owner"])
+def test_the_way_back_of_a_run_leads_to_a_page_for_every_alias(pages, second, alias):
+    name = f"{second.name}__pre"
+    second.server.create_database(name)
+    mark = Mark.new(name=name, kind="pre", of=second.name).comment()
+    second.server.run(f'COMMENT ON DATABASE "{name}" IS %s', dbname=name, params=(mark,))
+    run = pages.run(database=alias, target=second.name, live_oid=second.server.oid(name))
+    client = pages.superuser()
+
+    shown = client.get(reverse("admin:pgclone_admin_restorerun_change", args=[run.pk]))
+    [address] = re.findall(r'href="([^"]*/localdatabase/[^"]*/restore/)"', shown.content.decode())
+    page = client.get(address)
+
+    assert page.status_code == 200
+    text = html.unescape(page.content.decode())
+    assert f'Type the name of the database, "{second.name}"' in text
 
 
 def test_a_dump_of_a_second_alias_is_restored_and_drilled_on_its_own_database(pages, second):
