@@ -20,6 +20,7 @@ from ..databases import replaceable_aliases
 from ..hooks.spec import name_of
 from ..models import Configuration
 from ..options import HOOK_LISTS, configuration_names, configurations_of_settings
+from ..services.actors import is_superuser
 from ..services.declared import declared_locations, declared_parameters, hook_names
 from ..settings import HookSpec
 from ..storage import open_backend
@@ -289,9 +290,8 @@ class ConfigurationAdmin(ConfigurationBase):
     def get_form(
         self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any
     ) -> type[Any]:
-        user: Any = request.user
         form = super().get_form(request, obj, change, **kwargs)
-        return type(form.__name__, (form,), {"may_choose_location": user.is_superuser})
+        return type(form.__name__, (form,), {"may_choose_location": is_superuser(request.user)})
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

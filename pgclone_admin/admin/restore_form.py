@@ -16,6 +16,7 @@ from ..core.errors import NotCarried, PgcloneError, StandbyUnreached
 from ..databases import live_name, replaceable_aliases
 from ..plan import Plan
 from ..services.accounts import has_accounts, staff_names
+from ..services.actors import is_superuser
 from ..services.restores import Variant, local_target
 from ..settings import settings
 from .hook_form import HookForm, usual_hooks
@@ -159,7 +160,7 @@ class RestoreForm(AcceptingForm):
             del self.fields["accounts"]
         if source.is_local:
             del self.fields["reversible"]
-        if not (source.is_foreign and user.is_superuser):
+        if not (source.is_foreign and is_superuser(user)):
             del self.fields["trust_foreign"]
         self.ask()
 

@@ -19,7 +19,7 @@ from ..databases import live_name
 from ..routing import route
 from ..settings import settings
 from ..site_settings import session_engine
-from .actors import RESTORE, WATCH
+from .actors import RESTORE, WATCH, is_superuser
 
 MOST_CHOICES = 200
 """Accounts that a page offers; nobody wants to read more of them."""
@@ -103,7 +103,7 @@ def outlook_of_dump(
         )
     return Outlook(
         # What others were allowed is in the dump, and can have been given to them later.
-        Stay.YES if user.is_superuser else Stay.MAYBE,
+        Stay.YES if is_superuser(user) else Stay.MAYBE,
         "The dump was taken from this database when your account was in it. You stay logged in, "
         "unless your name or password has been changed since. Your permissions will be those of "
         "then: without them you can neither watch nor undo it.",
@@ -150,7 +150,7 @@ def _compared(user: Any, there: Any, allowed: Sequence[str]) -> Outlook:
             Stay.NO,
             "Your password was another one then: you will be logged out, and log in with it.",
         )
-    if not getattr(there, "is_staff", True) or not there.has_perms(allowed):
+    if not getattr(there, "is_staff", True) or not all(map(there.has_perm, allowed)):
         return Outlook(
             Stay.MAYBE,
             "You stay logged in, but there you do not have the permission to watch or undo it.",

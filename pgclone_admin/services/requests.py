@@ -24,7 +24,7 @@ from ..options import Arguments, resolve
 from ..queue import NOT_QUEUED, enqueue_after_commit
 from . import actors, dumps, restores
 from .accounts import has_accounts
-from .actors import Actor
+from .actors import Actor, is_superuser
 from .allowed import require_allowed
 from .anonymity import require_anonymized_copy
 from .audit import audit
@@ -149,7 +149,7 @@ def _check_choices(actor: Actor, given: Given, variant: Variant) -> None:
     """People choose among what the site declares; only superusers vouch for what others made."""
     for option in ("pre_swap_hooks", "post_swap_hooks"):
         in_declared_order(option, given.get(option) or [])
-    if variant.trust_foreign and not actor.user.is_superuser:
+    if variant.trust_foreign and not is_superuser(actor.user):
         raise NotAllowed("only a superuser can trust a dump that was made by somebody else")
 
 

@@ -7,9 +7,11 @@ import re
 from datetime import timedelta
 
 import pytest
-from django.contrib.auth.models import Group, Permission, User
+from django.contrib.auth.backends import ModelBackend
+from django.contrib.auth.models import Group, Permission, PermissionsMixin, User
 from django.test import Client, override_settings
 from django.urls import reverse
+from django.utils import timezone
 from django_q.models import OrmQ
 
 from pgclone_admin import runner
@@ -17,10 +19,11 @@ from pgclone_admin.core.errors import HookFailed, NotAllowed, UsageError
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.models import Configuration, Dump, RestoreRun, RunEvent, Status
 from pgclone_admin.options import Arguments, resolve
-from pgclone_admin.services import accounts, dumps, requests
+from pgclone_admin.services import accounts, copies, dumps, requests
 from pgclone_admin.services.accounts import Stay
 from pgclone_admin.services.actors import Actor
 from pgclone_admin.services.declared import in_declared_order
+from pgclone_admin.services.local_databases import local_databases
 from pgclone_admin.services.refresh import refresh
 from pgclone_admin.services.restores import Variant
 from tests.support.places import no_database_is_made
@@ -466,3 +469,47 @@ def test_what_is_held_replaces_nothing_and_asks_for_the_way_back_later(pages, du
     runner.run_restore(RestoreRun.objects.get())
     text = client.get(url_of(dump), chosen).content.decode()
     assert re.search(r"Older local databases are dropped: [^.]*:held", text)
+
+
+class PlainUser:
+    """What Django's admin asks of a user, of a model without ``PermissionsMixin``."""
+
+    def __init__(self, user):
+        self._user = user
+
+    def __getattr__(self, name):
+        if name in ("is_superuser", "has_perms", "groups", "user_permissions"):
+            raise AttributeError(name)
+        return getattr(self._user, name)
+
+    def has_perm(self, _permission, _obj=None):
+        return True
+
+    def has_module_perms(self, _label):
+        return True
+
+
+class PlainBackend(ModelBackend):
+    def get_user(self, user_id):
+        return PlainUser(super().get_user(user_id))
+
+
+def test_people_of_a_user_model_without_superusers_restore_as_well(pages, monkeypatch):
+    monkeypatch.delattr(PermissionsMixin, "has_perms")
+    client = Client()
+    backend = f"{__name__}.PlainBackend"
+    user = pages.user(RESTORE, "view_restorerun", date_joined=timezone.now() - timedelta(days=1))
+    options = resolve(Arguments(), verb="dump")
+    copies.copy_live(options, ":before", SilentReporter())
+    dump = pages.made_dump()
+    foreign = pages.dump(manifest=None)
+    local = reverse("admin:pgclone_admin_localdatabase_restore", args=[local_databases().get().pk])
+    with override_settings(AUTHENTICATION_BACKENDS=[backend]):
+        client.force_login(user, backend=backend)
+        own, theirs, copy = (client.get(url) for url in (url_of(dump), url_of(foreign), local))
+        new = client.get(reverse("admin:pgclone_admin_configuration_add"))
+        confirmed = client.post(url_of(dump), confirmation(pages, own))
+    assert [page.status_code for page in (own, theirs, copy, new)] == [200] * 4
+    assert "Trust this dump" not in theirs.content.decode()
+    assert "with the same password" in copy.content.decode()
+    assert confirmed.status_code == 302
