@@ -105,7 +105,7 @@ class RestorePages(ReadingAdmin):
             if confirms and (run := self._confirmed(request, asked)) is not None:
                 self.says(request, run, _("Run #%(pk)s is queued.") % {"pk": run.pk})
                 return self.after(request, run)
-            _look(asked, request, outlook)
+            _look(asked, request, outlook, prove=confirms)
         status = 200 if asked.error is None else status_of(asked.error)
         return self._restore_page(request, row, asked, asked.error, status=status)
 
@@ -209,15 +209,17 @@ def _data(request: HttpRequest, source: Source) -> QueryDict:
     return data
 
 
-def _look(asked: Asked, request: HttpRequest, outlook: Outlooks) -> None:
-    """Makes the plan of what was chosen, and what has to be typed to confirm it."""
+def _look(asked: Asked, request: HttpRequest, outlook: Outlooks, *, prove: bool) -> None:
+    """Makes the plan of what was chosen, and what has to be typed to confirm it.
+
+    Who only looks proves nothing: that would make a database on the server, however often.
+    """
     form = asked.form
     try:
         live = live_name(form.alias)
         # Before the plan, which is then of this database or of a later one, which is refused.
         oid, _server = requests.live_identity(form.alias)
-        # Who only looks makes nothing on the server, however often.
-        plan = _plan_of(form, prove=request.method == "POST")
+        plan = _plan_of(form, prove=prove)
     except (PgcloneError, psycopg2.Error) as error:
         told = error if isinstance(error, PgcloneError) else refused(error)
         asked.obstacles.append(Obstacle(told.code, told.message, told.hint))

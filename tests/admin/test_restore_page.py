@@ -247,6 +247,12 @@ def test_who_looks_makes_nothing_on_the_server_and_who_confirms_proves_that_it_w
     with no_database_is_made(server):
         shown = client.get(url_of(dump))
         client.head(url_of(dump))
+    hook = {"code": "SELECT {n}", "parameters": [{"name": "n", "type": "integer", "default": 1}]}
+    with override_settings(PGCLONE_PRE_SWAP_HOOKS=["migrate", hook]):
+        # Then the choices are posted, as the value of a parameter may be a password.
+        with no_database_is_made(server):
+            looked = client.post(url_of(dump), {"looked": 1, "database": "default", "what": "over"})
+        assert "Replace database" in looked.content.decode()
     # A setting that only a superuser may give to another database.
     server.run(f'ALTER DATABASE "{live}" SET log_min_duration_statement = 60000')
     answer = client.post(url_of(dump), confirmation(pages, shown))
