@@ -56,13 +56,15 @@ class HookForm(forms.Form):
                     )
         return cleaned
 
-    def chosen_hooks(self) -> dict[str, Any]:
-        """The arguments that say which hooks run, and with what."""
-        given: dict[str, Any] = {
+    def chosen_hooks(self, **fixed: Sequence[HookSpec]) -> dict[str, Any]:
+        """The arguments that say which hooks run, and with what; lists that are ``fixed`` are not
+        a matter of choice."""
+        chosen = {
             option: in_declared_order(option, self.cleaned_data[field])
             for field, option in self.LISTS.items()
             if field in self.cleaned_data
         }
+        given: dict[str, Any] = chosen | fixed
         return given | self.params_of(given)
 
     def params_of(self, hooks: Mapping[str, Sequence[HookSpec]]) -> dict[str, Any]:

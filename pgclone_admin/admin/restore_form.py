@@ -197,17 +197,15 @@ class RestoreForm(AcceptingForm):
 
     def given(self) -> dict[str, Any]:
         """The arguments of the restore."""
-        chosen = self.cleaned_data
+        is_held = self.cleaned_data["what"] == HOLD
         given: dict[str, Any] = {
             "dump_key": self.source.key,
             "database": self.alias,
             "pre_swap_hooks": [],
-            "reversible": chosen.get("reversible", False),
-            **self.chosen_hooks(),
+            # Both are asked for when what is held is swapped in.
+            "reversible": self.cleaned_data.get("reversible", False) and not is_held,
+            **self.chosen_hooks(**{"post_swap_hooks": []} if is_held else {}),
         }
-        if chosen["what"] == HOLD:
-            # Asked for when it is swapped in.
-            given |= {"reversible": False, "post_swap_hooks": []}
         if self.source.location is not None:
             given["storage_location"] = self.source.location
         if self.source.config is not None:

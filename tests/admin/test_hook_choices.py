@@ -121,6 +121,24 @@ def test_what_is_left_empty_is_as_the_settings_say(pages, dump, declared):
     assert notes(pages)[-1] == "by setting 1"
 
 
+def test_what_is_held_leaves_out_the_parameters_of_hooks_after_the_swap(pages, dump):
+    after = {"code": "SELECT {later}", "parameters": [{"name": "later", "default": "x"}]}
+    client = pages.client(RESTORE)
+    with override_settings(PGCLONE_PRE_SWAP_HOOKS=[NOTE], PGCLONE_POST_SWAP_HOOKS=[after]):
+        chosen = {
+            "database": "default",
+            "what": "hold",
+            "hooks": ["a <b>note</b>"],
+            "post_swap_hooks": hook_names("post_swap_hooks"),
+            "param-text": "now ",
+            "param-later": "then",
+        }
+        response = client.post(url_of(dump), chosen)
+    assert response.status_code == 302
+    given = RestoreRun.objects.get().options["arguments"]
+    assert (given["post_swap_hooks"], given["hook_params"]) == ([], {"text": "now "})
+
+
 def test_a_parameter_without_a_value_is_asked_for(pages, dump):
     parameter = {"name": "text", "description": "What it says", "type": "text"}
     times = {"name": "times", "type": "integer", "default": 2, "description": "How often"}
