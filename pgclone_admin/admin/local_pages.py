@@ -15,6 +15,7 @@ from django.views.decorators.http import require_http_methods
 
 from ..core.errors import Conflict, PgcloneError
 from ..core.marks import LOCAL_COPIES, MarkKind
+from ..core.refusals import refusing
 from ..databases import live_name
 from ..models import LocalDatabase, RestoreRun
 from ..options import Arguments, resolve
@@ -71,9 +72,10 @@ class AskedSwap:
         """Makes the plan, and what has to be typed to confirm it; what stands in the way of that is
         the error."""
         try:
-            # In this order: the plan is of this database or of a later one, which is refused then.
-            self._confirm_anew()
-            self._make_plan({}, Variant(), prove=False)
+            with refusing():
+                # In this order: the plan is of this database or of a later one, which is refused.
+                self._confirm_anew()
+                self._make_plan({}, Variant(), prove=False)
         except PgcloneError as error:
             self.error = error
 
@@ -83,19 +85,20 @@ class AskedSwap:
             return None
         given, variant = self.form.given(), self.form.variant()
         try:
-            plan = self._make_plan(given, variant, prove=True)
-            if plan.obstacles:
-                return None  # the page tells them
-            return requests.request_swap(
-                actor,
-                self.alias,
-                given,
-                variant=variant,
-                confirmed_oid=self.confirm.cleaned_data["confirm_oid"],
-            )
+            with refusing():
+                plan = self._make_plan(given, variant, prove=True)
+                if plan.obstacles:
+                    return None  # the page tells them
+                return requests.request_swap(
+                    actor,
+                    self.alias,
+                    given,
+                    variant=variant,
+                    confirmed_oid=self.confirm.cleaned_data["confirm_oid"],
+                )
         except PgcloneError as error:
             self.error = error
-            with contextlib.suppress(PgcloneError):  # there is one to be told already
+            with contextlib.suppress(PgcloneError), refusing():  # there is one to be told already
                 self._confirm_anew()
             return None
 
@@ -156,8 +159,9 @@ class LocalPages(RestorePages):
         error, refused = None, refusal("copy")
         if request.method == "POST" and refused is None and form.is_valid():
             try:
-                alias = form.cleaned_data["database"]
-                run = requests.request_copy(actor_of(request), alias, form.key)
+                with refusing():
+                    alias = form.cleaned_data["database"]
+                    run = requests.request_copy(actor_of(request), alias, form.key)
             except PgcloneError as failure:
                 error = failure
             else:
@@ -181,9 +185,10 @@ class LocalPages(RestorePages):
         error = None
         if request.method == "POST":
             try:
-                run = requests.request_drop(
-                    actor_of(request), alias_of(row) or "", row.name, confirmed_oid=row.oid
-                )
+                with refusing():
+                    run = requests.request_drop(
+                        actor_of(request), alias_of(row) or "", row.name, confirmed_oid=row.oid
+                    )
             except PgcloneError as failure:
                 error = failure
             else:

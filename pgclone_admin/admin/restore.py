@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import psycopg2
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.urls import path
 from django.utils.translation import gettext as _
@@ -19,7 +18,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods
 
 from ..core.errors import Conflict, NotAllowed, PgcloneError
-from ..core.refusals import refused
+from ..core.refusals import refusing
 from ..databases import live_name
 from ..models import ACTIVE, REPLACING, Dump, RestoreRun, Status
 from ..options import Arguments, resolve
@@ -119,14 +118,15 @@ class RestorePages(ReadingAdmin):
                 return None
             confirmed_oid = asked.confirm.cleaned_data["confirm_oid"]
         try:
-            if _plan_of(form, prove=True).obstacles:
-                return None  # the page tells them
-            return requests.request_restore(
-                actor_of(request),
-                form.given(),
-                variant=form.variant(),
-                confirmed_oid=confirmed_oid,
-            )
+            with refusing():
+                if _plan_of(form, prove=True).obstacles:
+                    return None  # the page tells them
+                return requests.request_restore(
+                    actor_of(request),
+                    form.given(),
+                    variant=form.variant(),
+                    confirmed_oid=confirmed_oid,
+                )
         except PgcloneError as error:
             asked.error = error
             return None
@@ -216,13 +216,13 @@ def _look(asked: Asked, request: HttpRequest, outlook: Outlooks, *, prove: bool)
     """
     form = asked.form
     try:
-        live = live_name(form.alias)
-        # Before the plan, which is then of this database or of a later one, which is refused.
-        oid, _server = requests.live_identity(form.alias)
-        plan = _plan_of(form, prove=prove)
-    except (PgcloneError, psycopg2.Error) as error:
-        told = error if isinstance(error, PgcloneError) else refused(error)
-        asked.obstacles.append(Obstacle(told.code, told.message, told.hint))
+        with refusing():
+            live = live_name(form.alias)
+            # Before the plan, which is then of this database or of a later one, which is refused.
+            oid, _server = requests.live_identity(form.alias)
+            plan = _plan_of(form, prove=prove)
+    except PgcloneError as error:
+        asked.obstacles.append(Obstacle(error.code, error.message, error.hint))
         return
     asked.obstacles += plan.obstacles
     form.ask(plan)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import psycopg2
 from psycopg2 import errorcodes
 
@@ -11,6 +14,15 @@ from .errors import Conflict, NoRoom, PermissionMissing, PgcloneError, ServerUna
 def refused(error: psycopg2.Error) -> PgcloneError:
     """An error of the server that nobody expected, as one of ours."""
     return explained(error, "the PostgreSQL server refused")
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Raises errors of the server in the block as errors of ours."""
+    try:
+        yield
+    except psycopg2.Error as error:
+        raise refused(error) from error
 
 
 def explained(error: psycopg2.Error, what: str) -> PgcloneError:

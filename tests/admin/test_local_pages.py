@@ -333,6 +333,37 @@ def test_what_the_role_of_maintenance_has_made_is_shown_to_a_site_with_a_lesser_
 
 
 @pytest.fixture
+def identity_is_secret(pages):
+    """The role may not ask which server this is."""
+    ask = "EXECUTE ON FUNCTION pg_control_system()"
+    pages.site.server.admin(f"REVOKE {ask} FROM PUBLIC")
+    yield
+    pages.site.server.admin(f"GRANT {ask} TO PUBLIC")
+
+
+@pytest.mark.parametrize("page", ["restore", "swap"])
+def test_what_the_server_refuses_when_it_is_confirmed_is_told_as_when_it_is_looked_at(
+    pages, request, page
+):
+    if page == "swap":
+        url = url_of("swap", request.getfixturevalue("held"))
+    else:
+        url = reverse("admin:pgclone_admin_dump_restore", args=[pages.made_dump().pk])
+    client = pages.superuser()
+    posted = {
+        "database": "default",
+        "what": "over",
+        "confirm_name": pages.site.name,
+        "confirm_oid": pages.site.oid,
+    }
+    request.getfixturevalue("identity_is_secret")
+    for answer in (client.get(url), client.post(url, posted)):
+        assert answer.status_code in (200, 400)
+        assert "permission denied for function pg_control_system" in answer.content.decode()
+    assert not RestoreRun.objects.exists()
+
+
+@pytest.fixture
 def warehouse(pages, servers, make_site):
     """A database of the same site on another server."""
     if 16 not in servers.majors():
