@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Protocol
 
@@ -80,7 +81,7 @@ def restore_dump(
         if manifest is not None and manifest.source_size is not None:
             _check_room(request, server, manifest.source_size, makes_post=True)
         reporter.phase(Phase.RESTORING, total=size)
-        with open_archive(source.open(key), reporter) as (stored, archive):
+        with ExitStack() as made, open_archive(source.open(key), reporter) as (stored, archive):
             program = choose_program(
                 "pg_restore",
                 server_major=server.major,
@@ -89,40 +90,41 @@ def restore_dump(
             )
             run_checks([lambda: check_extensions(server, archive.contents)], reporter)
             temporary = create_like(server, model, mark)
-            with dropped_on_error(server, temporary):
-                if model.name == request.live:
-                    with server.transaction() as cursor:
-                        carry(
-                            cursor,
-                            model,
-                            temporary,
-                            temporary.name,
-                            still_to_be_filled=True,
-                            lose_settings=request.lose_settings,
-                        )
-                target = server.params.with_dbname(temporary.name).with_role(
-                    server.role_to_take(model.owner)
-                )
-                try:
-                    report = load_archive(
-                        archive,
-                        target,
-                        program,
-                        reporter,
-                        jobs=request.jobs,
-                        is_superuser=server.role().is_superuser,
-                        tolerated=request.tolerated,
-                        extension_creator=server.extension_creator(temporary),
+            # Also when the archive cannot be closed.
+            made.enter_context(dropped_on_error(server, temporary))
+            if model.name == request.live:
+                with server.transaction() as cursor:
+                    carry(
+                        cursor,
+                        model,
+                        temporary,
+                        temporary.name,
+                        still_to_be_filled=True,
+                        lose_settings=request.lose_settings,
                     )
-                except (RestoreFailed, ProcessFailed) as error:
-                    _look_for_full_disk(error)
-                    # A damaged archive is the cause, what pg_restore says of it the consequence.
-                    stored.check_against(manifest)
-                    raise
+            target = server.params.with_dbname(temporary.name).with_role(
+                server.role_to_take(model.owner)
+            )
+            try:
+                report = load_archive(
+                    archive,
+                    target,
+                    program,
+                    reporter,
+                    jobs=request.jobs,
+                    is_superuser=server.role().is_superuser,
+                    tolerated=request.tolerated,
+                    extension_creator=server.extension_creator(temporary),
+                )
+            except (RestoreFailed, ProcessFailed) as error:
+                _look_for_full_disk(error)
+                # A damaged archive is the cause, what pg_restore says of it the consequence.
                 stored.check_against(manifest)
-                reporter.phase(Phase.ANALYZING)
-                _analyze(target, report.analyzed)
-            return temporary, report
+                raise
+            stored.check_against(manifest)
+            reporter.phase(Phase.ANALYZING)
+            _analyze(target, report.analyzed)
+        return temporary, report
 
     return _restore(request, str(key), build, reporter, pre_swap_hooks, parked_as=MarkKind.PRE)
 

@@ -286,8 +286,11 @@ class _ResumingReader:
         return data
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        file, self._file = self._file, None
+        # The server is asked for that, too, and may be gone by now.
+        if file is not None:
+            with suppress(*BROKEN):
+                file.close()
 
     def _open(self) -> None:
         try:
@@ -306,7 +309,6 @@ class _ResumingReader:
         wanted = min(WINDOW, self._size - self._position)
         if self._position - self._opened_at >= SAME_HANDLE:
             self.close()
-            self._file = None
         while wanted:
             try:
                 if self._file is None:

@@ -259,6 +259,27 @@ def test_f07_a_storage_that_fetches_a_whole_file_has_time_for_its_size(
     assert gate.wait(5), "it is closed when it is back"
 
 
+def test_f07_a_storage_that_hangs_when_all_was_read_is_not_waited_for(
+    gate: threading.Event,
+) -> None:
+    class Closing:
+        def read(self, size: int, /) -> bytes:
+            return b""
+
+        def close(self) -> None:
+            gate.wait()
+            raise StorageError("it was gone by then")
+
+    attendant = Attendant(LIMIT)
+    reader = AttendedReader(attendant, Closing)
+    assert reader.read(10) == b""
+    started = time.monotonic()
+    reader.close()
+    assert time.monotonic() - started < LIMIT / 2
+    gate.set()
+    assert attendant.call(lambda: 1) == 1
+
+
 # -- the thread -----------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from pgclone_admin.core.errors import (
     KilledBySignal,
     PreflightError,
     RestoreFailed,
+    StorageError,
     TooBusy,
     UntrustedDump,
 )
@@ -29,6 +30,7 @@ from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.names import LocalKey, derived_name
 from pgclone_admin.core.own_databases import mark_and_rename
 from pgclone_admin.core.progress import SilentReporter
+from pgclone_admin.core.stall import AttendedReader
 from tests.integration.operations import (
     Clients,
     connected,
@@ -220,6 +222,22 @@ def test_f28_beside_and_into_a_missing_database_nothing_is_made_either(
     with pytest.raises(RestoreFailed):
         restore(site, key, storage_root)
     assert site.server.databases() == databases
+
+
+def test_f28_what_was_made_is_dropped_when_the_archive_cannot_be_closed(
+    make_site, storage_root, monkeypatch
+):
+    site = make_site()
+    key = foreign(storage_root, site.archive())
+    close = AttendedReader.close
+
+    def close_badly(reader):
+        close(reader)
+        raise StorageError("it cannot be closed")
+
+    monkeypatch.setattr(AttendedReader, "close", close_badly)
+    with unchanged(site), pytest.raises(StorageError, match="it cannot be closed"):
+        restore(site, key, storage_root)
 
 
 def test_f28_an_older_pre_and_post_survive_a_failed_restore(make_site, storage_root, broken):

@@ -17,12 +17,14 @@ import paramiko
 import pytest
 from storages.backends.sftpstorage import SFTPStorage
 
+from pgclone_admin.core import restore as restore_module
 from pgclone_admin.core.errors import Conflict, DumpNotFound, IntegrityError, StorageError
 from pgclone_admin.storage import Backend
 from pgclone_admin.storage.base import RESUMES
 from pgclone_admin.storage.sftp import WINDOW
-from tests.support.places import ALIAS, FilesPlace, Place, make_place
+from tests.support.places import ALIAS, FilesPlace, Place, dump, make_place, restore
 from tests.support.sftp import SftpServer
+from tests.support.sites import Site
 
 from .test_storage_contract import NAME, OTHER, Some, checksum, everything
 
@@ -173,6 +175,43 @@ def test_a_large_file_is_read_by_one_handle_after_the_other(
     monkeypatch.setattr("pgclone_admin.storage.sftp.SAME_HANDLE", 2 * WINDOW)
     data = some(place, 7 * WINDOW + 3)
     assert checksum(everything(backend.open(NAME))) == checksum(data)
+
+
+def test_a_large_file_is_read_on_when_its_server_is_started_anew_between_two_handles(
+    sftp_server: SftpServer, place: Place, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgclone_admin.storage.sftp.SAME_HANDLE", WINDOW)
+    data = some(place, 3 * WINDOW + 3)
+    stream = backend.open(NAME)
+    first = stream.read(WINDOW)
+    sftp_server.clear()
+    assert checksum(first + everything(stream)) == checksum(data)
+
+
+def test_a_reader_can_be_closed_when_its_server_is_gone(
+    sftp_server: SftpServer, place: Place, backend: Backend
+) -> None:
+    data = some(place, 1000)
+    stream = backend.open(NAME)
+    assert b"".join(iter(lambda: stream.read(300), b"")) == data
+    sftp_server.clear()
+    stream.close()
+    stream.close()
+
+
+def test_a_restore_succeeds_although_its_server_is_gone_before_the_file_is_closed(
+    site: Site, sftp_server: SftpServer, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = dump(site, place.store)
+    oid, analyze = site.oid, restore_module._analyze
+
+    def analyze_for_long(*arguments: Any) -> None:
+        sftp_server.clear()
+        analyze(*arguments)
+
+    monkeypatch.setattr(restore_module, "_analyze", analyze_for_long)
+    restore(site, manifest.key, place.store)
+    assert site.oid != oid
 
 
 # -- writing --------------------------------------------------------------------------------------
