@@ -182,7 +182,7 @@ def load_from_database(
             stack.enter_context(source.child_environment()),
             codec=Codec("none"),
             definitions_of=definitions_of,
-            encoding=server.existing(source.dbname).encoding if definitions_of else "UTF8",
+            encoding=server.existing(source.dbname).encoding,
             role=source.role,
             secrets=source.secrets,
         )

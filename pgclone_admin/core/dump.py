@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 from . import evidence
+from .archive import OpenedArchive
 from .catalog import migrations_table, with_partitions
 from .connection import ConnectionParams, one_row, remove_session_limits
-from .errors import ConfigurationError, Conflict, DumpNotFound, PgcloneError, SizeMismatch
+from .errors import (
+    ConfigurationError,
+    Conflict,
+    DumpNotFound,
+    IntegrityError,
+    PgcloneError,
+    SizeMismatch,
+)
 from .locks import take_lock
 from .manifest import Manifest
 from .names import DumpKey, TableName
 from .process import Child
-from .programs import LOCK_WAIT_TIMEOUT, Codec, choose_program, dump_command
+from .programs import LOCK_WAIT_TIMEOUT, Codec, choose_program, dump_command, encoded
 from .progress import Phase, Reporter
 from .server import Server
-from .streams import DumpReader
+from .streams import DumpReader, Readable, blocks
 
 Hooks = Callable[[], Sequence[str]]
 
@@ -124,8 +133,8 @@ def take_dump(
     :class:`PermissionMissing`, :class:`ProgramMissing`, :class:`ConfigurationError` for a table to
     leave out that does not exist, and what the hooks raise. :class:`Conflict` when a restore is
     running, or there is a dump under the key. :class:`ProcessFailed` (:class:`LockTimeout`,
-    :class:`KilledBySignal`) and :class:`Stalled` for pg_dump, :class:`SizeMismatch`, and what the
-    sink and ``reporter`` raise.
+    :class:`KilledBySignal`), :class:`Stalled` and :class:`IntegrityError` for pg_dump,
+    :class:`SizeMismatch`, and what the sink and ``reporter`` raise.
     """
     labels = request.labels
     with ExitStack() as stack:
@@ -151,13 +160,14 @@ def take_dump(
             taken_at=taken_at,
         )
         reporter.phase(Phase.DUMPING)
+        left_out = sorted({*facts.excluded, *facts.kept})
         environment = stack.enter_context(database.child_environment())
         command = dump_command(
             program,
             environment,
             codec=request.codec,
-            exclude_table_data=sorted({*facts.excluded, *facts.kept}),
-            encoding=database.options.get("client_encoding") or facts.encoding,
+            exclude_table_data=left_out,
+            encoding=facts.encoding,
             role=database.role,
             lock_wait_timeout=request.lock_wait_timeout,
             secrets=database.secrets,
@@ -167,6 +177,7 @@ def take_dump(
                 child,
                 request.codec,
                 reporter,
+                through=partial(_checked, left_out, facts.encoding, reporter),
                 stall_timeout=request.stall_timeout,
                 lock_wait=request.lock_wait_timeout / 1000,
             )
@@ -202,6 +213,40 @@ def take_dump(
         )
         publish(sink, key, content, manifest)
     return manifest
+
+
+def _checked(
+    left_out: Sequence[TableName], encoding: str, reporter: Reporter, output: Readable
+) -> Iterator[bytes]:
+    """What pg_dump writes; :class:`IntegrityError` before its first byte when its table of contents
+    names rows of a table that were to be left out.
+
+    pg_dump takes a name that it does not find for a pattern without a match, and says nothing.
+    """
+    if not left_out:
+        yield from blocks(output)
+        return
+    with closing(OpenedArchive(output)) as archive:
+        if archive.contents is None:
+            reporter.warn(
+                "pg_dump writes a version of archives that is not known here: whether it leaves "
+                "out the tables that it was told to was not looked at"
+            )
+        else:
+            entries = (e for e in archive.contents.entries if e.kind == "TABLE DATA")
+            filled = {(_bytes(entry.schema or ""), _bytes(entry.name)) for entry in entries}
+            for table in left_out:
+                if (encoded(table.schema, encoding), encoded(table.name, encoding)) in filled:
+                    raise IntegrityError(
+                        f"pg_dump was to leave out the rows of the table {table}, and did not",
+                        hint="Nothing was stored. Is the pg_dump in PGCLONE_BIN_DIR the real one?",
+                    )
+        yield from archive.blocks()
+
+
+def _bytes(name: str) -> bytes:
+    """A name as it stands in an archive."""
+    return name.encode(errors="surrogateescape")
 
 
 def publish(sink: Sink, key: DumpKey, content: Content, manifest: Manifest) -> None:

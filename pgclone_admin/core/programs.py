@@ -180,9 +180,9 @@ def dump_command(
     environment: Mapping[str, str],
     *,
     codec: Codec,
+    encoding: str,
     exclude_table_data: Sequence[TableName] = (),
     definitions_of: Sequence[TableName] = (),
-    encoding: str = "UTF8",
     role: str | None = None,
     lock_wait_timeout: int = LOCK_WAIT_TIMEOUT,
     secrets: tuple[str, ...] = (),
@@ -191,14 +191,17 @@ def dump_command(
 
     With ``definitions_of`` only these tables are dumped, and without their rows.
 
-    ``encoding`` is that of its connection, which it takes its arguments to be in: in another one a
-    name would match no table, and the rows that were to be left out would be dumped.
+    ``encoding`` is that of the database. pg_dump takes its arguments to be in the encoding of its
+    connection: in another one a name would match no table, and the rows that were to be left out
+    would be dumped. So the one is demanded, whatever role, database and environment set, in which
+    the other are written; what is dumped is in it, too.
     """
     argv = [
         str(program.path),
         "--format=custom",
         f"--compress={codec.pg_dump_level}",
         "--no-password",
+        f"--encoding={encoding}",
         f"--lock-wait-timeout={lock_wait_timeout}",
         *(
             _as_argument(f"--exclude-table-data={table.quoted}", encoding)
@@ -215,10 +218,15 @@ def dump_command(
 
 def _as_argument(text: str, encoding: str) -> str:
     """What becomes the bytes of ``text`` in an encoding of PostgreSQL when a child is started."""
+    return os.fsdecode(encoded(text, encoding))
+
+
+def encoded(text: str, encoding: str) -> bytes:
+    """``text`` in an encoding of PostgreSQL; :class:`ConfigurationError` where it has none."""
     # In SQL_ASCII every byte stands for itself, and what is read from there is taken as UTF-8.
     codec = "utf-8" if encoding == "SQL_ASCII" else encodings.get(encoding)
     try:
-        return os.fsdecode(text.encode(codec or "ascii"))
+        return text.encode(codec or "ascii")
     except UnicodeEncodeError as error:
         raise ConfigurationError(
             f"a name cannot be given to pg_dump in the encoding {encoding}: {text}"

@@ -8,7 +8,7 @@ import io
 import select
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol, cast
 
 import zstandard
@@ -47,6 +47,16 @@ class Readable(Protocol):
     def close(self) -> None: ...
 
 
+def blocks(source: Readable) -> Iterator[bytes]:
+    """All that there is to read."""
+    while block := source.read(BLOCK):
+        yield block
+
+
+Through = Callable[[Readable], Iterator[bytes]]
+"""Gives on what it reads."""
+
+
 class DumpReader:
     """What pg_dump writes, compressed, as a storage reads it.
 
@@ -54,7 +64,8 @@ class DumpReader:
     small one and keep all of it in memory. The end comes only after pg_dump has exited with 0: a
     failed dump raises instead, so that no storage can publish it.
 
-    ``stall_timeout`` is how many seconds pg_dump may send nothing; before its first byte it may
+    What pg_dump writes goes ``through`` a look at it, which may raise and which gives it on as it
+    is. ``stall_timeout`` is how many seconds pg_dump may send nothing; before its first byte it may
     wait for ``lock_wait`` more.
     """
 
@@ -64,6 +75,7 @@ class DumpReader:
         codec: Codec,
         reporter: Reporter,
         *,
+        through: Through = blocks,
         stall_timeout: float | None = None,
         lock_wait: float = 0.0,
     ) -> None:
@@ -71,8 +83,8 @@ class DumpReader:
         self._reporter = reporter
         self._stall_timeout = stall_timeout
         self._lock_wait = lock_wait
-        is_zstd = codec.name == "zstd"
-        self._blocks = self._zstd_blocks(codec.level) if is_zstd else self._raw_blocks()
+        raw = through(_Output(self._read_child))
+        self._blocks = self._zstd_blocks(raw, codec.level) if codec.name == "zstd" else raw
         self._rest = b""
         self._hash = hashlib.sha256()
         self.size = 0
@@ -124,14 +136,15 @@ class DumpReader:
         self.complete = not block
         return block
 
-    def _raw_blocks(self) -> Iterator[bytes]:
-        while block := self._read_child():
-            self.source_size += len(block)
-            self._reporter.advance(len(block))
-            yield block
-        self._child.finish()
-
     def _read_child(self) -> bytes:
+        block = self._wait_for_child()
+        self.source_size += len(block)
+        self._reporter.advance(len(block))
+        if not block:
+            self._child.finish()
+        return block
+
+    def _wait_for_child(self) -> bytes:
         """Waits for the program, which may wait for a lock, but never deaf to a cancellation."""
         output = self._child.stdout
         waiting = select.poll()
@@ -156,16 +169,29 @@ class DumpReader:
         if self._abandoned.is_set():
             raise Cancelled("the storage does not take the dump any more")
 
-    def _zstd_blocks(self, level: int | None) -> Iterator[bytes]:
+    def _zstd_blocks(self, raw: Iterator[bytes], level: int | None) -> Iterator[bytes]:
         compressor = zstandard.ZstdCompressor(
             level=ZSTD_LEVEL if level is None else level,
             threads=ZSTD_THREADS,
             write_checksum=True,
         )
         chunker = compressor.chunker(chunk_size=BLOCK)
-        for block in self._raw_blocks():
+        for block in raw:
             yield from chunker.compress(block)
         yield from chunker.finish()  # type: ignore[no-untyped-call]
+
+
+class _Output:
+    """What pg_dump writes; its end is an error unless it has succeeded."""
+
+    def __init__(self, read: Callable[[], bytes]) -> None:
+        self._read = read
+
+    def read(self, _size: int = BLOCK, /) -> bytes:
+        return self._read()
+
+    def close(self) -> None:
+        """The program is ended by whoever has started it."""
 
 
 class StoredReader:

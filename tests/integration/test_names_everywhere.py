@@ -6,9 +6,10 @@ import contextlib
 
 import pytest
 
-from pgclone_admin.core.errors import ConfigurationError
+from pgclone_admin.core.errors import ConfigurationError, IntegrityError
 from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.names import MAX_NAME_BYTES, LocalKey, derived_name
+from pgclone_admin.core.programs import dump_command
 from pgclone_admin.core.streams import ArchiveReader
 from pgclone_admin.store import DumpStore
 from tests.support import SECRET_ROW
@@ -276,6 +277,40 @@ def test_a_table_is_left_out_of_a_database_in_another_encoding(make_site, storag
     text = archive_text(site, storage_root, key)
     assert SECRET_ROW not in text
     assert "kept row 1" in text
+
+
+@pytest.mark.parametrize("whose", ["the database", "the role", "the settings of Django"])
+def test_f11_a_table_is_left_out_whatever_encoding_is_set_for_its_clients(
+    own_pg, make_project, whose
+):
+    server = own_pg()
+    project = make_project(server)
+    changes = {}
+    if whose == "the database":
+        server.admin(f"ALTER DATABASE \"{project.name}\" SET client_encoding = 'LATIN1'")
+    elif whose == "the role":
+        server.admin("ALTER ROLE app SET client_encoding = 'LATIN1'")
+    else:
+        changes["OPTIONS"] = {"options": "-c client_encoding=LATIN1"}
+    key = project.pgclone(
+        "dump", "--exclude-model", "people.Secret", database=project.databases(**changes)
+    ).ok()
+    archive = project.pgclone("cat", key.lines[0]).ok().output
+    text = server.archive_as_sql(archive)
+    assert SECRET_ROW not in text
+    assert "Ada Lovelace" in text
+
+
+def test_f11_nothing_is_stored_of_a_dump_that_has_the_rows_it_was_to_leave_out(
+    site, storage_root, monkeypatch
+):
+    def forgetful(*args, exclude_table_data, **options):
+        return dump_command(*args, **options)
+
+    monkeypatch.setattr("pgclone_admin.core.dump.dump_command", forgetful)
+    with pytest.raises(IntegrityError, match=r"leave out the rows of the table public\.my\.tab"):
+        take(site, storage_root, exclude=['"my.tab"'])
+    assert list(storage_root.rglob("*.*")) == []
 
 
 # -- what is left out ------------------------------------------------------------------------------

@@ -213,16 +213,19 @@ PROGRAM = Program(18, 4, Path("/opt/pg/bin/pg_dump"))
     ],
 )
 def test_pg_dump_itself_compresses_only_with_gzip(codec: Codec, level: int) -> None:
-    assert dump_command(PROGRAM, {}, codec=codec).argv[2] == f"--compress={level}"
+    assert dump_command(PROGRAM, {}, codec=codec, encoding="UTF8").argv[2] == f"--compress={level}"
 
 
 def test_a_dump_is_an_archive_in_custom_format_and_waits_for_locks_for_a_limited_time() -> None:
-    command = dump_command(PROGRAM, ENVIRONMENT, codec=Codec("zstd"), lock_wait_timeout=250)
+    command = dump_command(
+        PROGRAM, ENVIRONMENT, codec=Codec("zstd"), encoding="LATIN1", lock_wait_timeout=250
+    )
     assert command.argv == (
         "/opt/pg/bin/pg_dump",
         "--format=custom",
         "--compress=0",
         "--no-password",
+        "--encoding=LATIN1",
         "--lock-wait-timeout=250",
     )
     assert command.environment == ENVIRONMENT
@@ -234,10 +237,11 @@ def test_f11_a_table_is_left_out_by_its_quoted_name_in_one_argument() -> None:
         PROGRAM,
         {},
         codec=Codec("none"),
+        encoding="UTF8",
         exclude_table_data=[TableName("public", "MyTable"), TableName("--file=x", 'my.tab" *')],
         role="owner of all",
     )
-    assert command.argv[5:] == (
+    assert command.argv[6:] == (
         '--exclude-table-data="public"."MyTable"',
         '--exclude-table-data="--file=x"."my.tab"" *"',
         "--role=owner of all",
@@ -246,7 +250,7 @@ def test_f11_a_table_is_left_out_by_its_quoted_name_in_one_argument() -> None:
 
 def test_f10_row_level_security_is_never_asked_for() -> None:
     for command in (
-        dump_command(PROGRAM, {}, codec=Codec("none")),
+        dump_command(PROGRAM, {}, codec=Codec("none"), encoding="UTF8"),
         restore_command(PROGRAM, {}),
     ):
         assert not [part for part in command.argv if "row-security" in part]
