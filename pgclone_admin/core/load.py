@@ -232,13 +232,17 @@ class _Loader:
             if builders is not None:
                 builders.take(line)
 
+        def is_in_vain() -> bool:
+            return collector.is_hopeless or (builders is not None and builders.has_failed)
+
         with Child(command, stdin=subprocess.PIPE, on_line=take) as child:
             for piece in _feed(archive, child, self._reporter):
                 self._fed += piece
-                if collector.is_hopeless or (builders is not None and builders.has_failed):
+                if is_in_vain():
                     child.terminate()
                     break
-            status = child.wait()
+            # What it has read of the archive may keep it busy for long: indexes come last.
+            status = child.wait(is_in_vain=is_in_vain)
         if builders is None or not builders.has_failed:
             collector.finish(child, status)
         self.report.skipped_grants += collector.skipped_grants
@@ -254,7 +258,7 @@ class _Loader:
         tolerated = self._tolerated if not retryable else frozenset()
         collector = ErrorCollector(command.secrets, retryable=retryable, tolerated=tolerated)
         with Child(command, on_line=collector.take) as child:
-            status = child.wait()
+            status = child.wait(is_in_vain=lambda: collector.is_hopeless)
         collector.finish(child, status)
         self.report.skipped_grants += collector.skipped_grants
         return collector.errors

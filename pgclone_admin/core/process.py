@@ -23,6 +23,9 @@ STDERR_TAIL = 16 * 1024
 LONGEST_LINE = 64 * 1024
 """Bytes after which a line of error output is given on although it has not ended."""
 
+LOOK_EVERY = 0.2
+"""Seconds between two looks at whether a program still works for something."""
+
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
 
@@ -93,11 +96,20 @@ class Child:
         """The last lines of the error output."""
         return "\n".join(self._tail)
 
-    def wait(self) -> int:
-        """The exit status, once the program has ended; negative for a signal."""
-        status = self._process.wait()
+    def wait(self, *, is_in_vain: Callable[[], bool] | None = None) -> int:
+        """The exit status, once the program has ended; negative for a signal.
+
+        It is ended as soon as ``is_in_vain`` says so, which is asked now and then.
+        """
+        if is_in_vain is None:
+            self._process.wait()
+        while self._process.poll() is None:
+            if is_in_vain is not None and is_in_vain():
+                self.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(LOOK_EVERY)
         self._end_group()
-        return status
+        return self._process.returncode
 
     def finish(self) -> None:
         """Waits for the end of the program; :class:`ProcessFailed` unless it succeeded, which is

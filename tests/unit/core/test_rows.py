@@ -286,6 +286,10 @@ def test_f28_an_index_that_cannot_be_built_ends_the_load(server: FakeServer) -> 
     server.may_take.clear()
 
     def lines() -> Iterator[bytes]:
+        yield b"1\n" * 300_000
+        with builders.changed:
+            # A session that is lent before would keep the index from being begun.
+            assert builders.changed.wait_for(lambda: builders.has_failed, 20)
         while True:
             yield b"1\n" * 300_000
 
