@@ -63,13 +63,29 @@ class Mark:
     """The key it was made from."""
     becomes: str = ""
     """What a parked database is to become after the swap: ``pre``, ``undo``, or dropped."""
+    copy: int = 0
+    """The oid of the database that becomes ``post`` when a parked one becomes ``pre``."""
 
     @classmethod
     def new(
-        cls, *, name: str, kind: MarkKind, of: str, source: str = "", becomes: str = ""
+        cls,
+        *,
+        name: str,
+        kind: MarkKind,
+        of: str,
+        source: str = "",
+        becomes: str = "",
+        copy: int = 0,
     ) -> Mark:
-        made_at = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(name=name, kind=kind, of=of, made_at=made_at, source=source, becomes=becomes)
+        return cls(
+            name=name,
+            kind=kind,
+            of=of,
+            made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            source=source,
+            becomes=becomes,
+            copy=copy,
+        )
 
     def comment(self) -> str:
         return MARK_PREFIX + json.dumps(asdict(self), ensure_ascii=False)

@@ -1,28 +1,58 @@
-"""What was live before a swap."""
+"""What a swap leaves to be done: what was live before it, and the copy of what it put in place.
+
+What is to become of both is said by the mark of what was live, which the swap itself writes: as
+long as it is there, the swap has happened and this was not done, whichever process died.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
-from .marks import MarkKind
-from .own_databases import drop_marked, mark_and_rename, require_mark
+from .marks import NEW_DATABASE_NAME, Database, MarkKind
+from .own_databases import drop_marked, drop_older, mark_and_rename, require_mark
 from .preflight import RestoreNames
 from .server import Server
 
 
-def settle_parked(server: Server, names: RestoreNames) -> str | None:
-    """Gives the parked database its last name, or drops it; also that of a run that died.
+def settle_parked(server: Server, names: RestoreNames) -> None:
+    """Does what is to be done after a swap, if there was one; also that of a run that died.
 
-    Returns that name, ``""`` when it was dropped, and ``None`` when there was none.
+    The parked database becomes what its mark says, and the copy ``:post``. An older ``:pre`` and
+    ``:post`` are of another restore, and never stay beside what a newer one has put in place. May
+    be ended at any moment and done again.
     """
     parked = server.database(names.parked)
     if parked is None:
-        return None
+        return
     mark = require_mark(parked)
     last: dict[str, str] = {MarkKind.PRE: names.pre, MarkKind.UNDO: names.undo}
     name = last.get(mark.becomes)
+    if mark.becomes == MarkKind.PRE:
+        _settle_copy(server, mark.copy, names)
+    elif name is None:
+        for older in (names.pre, names.post):
+            drop_older(server, older, live=names.live)
+    # Last, as its mark tells that all this is still to be done.
     if name is None:
         drop_marked(server, parked.name)
-        return ""
-    mark_and_rename(server, parked.name, replace(mark, name=name, kind=mark.becomes, becomes=""))
-    return name
+    else:
+        settled = replace(mark, name=name, kind=mark.becomes, becomes="", copy=0)
+        mark_and_rename(server, parked.name, settled)
+
+
+def copies_to_settle(databases: Iterable[Database]) -> set[int]:
+    """The oids of those that a parked database waits for, of whichever live database."""
+    marks = [database.mark for database in databases]
+    return {mark.copy for mark in marks if mark is not None and mark.kind == MarkKind.PARKED}
+
+
+def _settle_copy(server: Server, oid: int, names: RestoreNames) -> None:
+    copy = next((database for database in server.databases() if database.oid == oid), None)
+    if copy is not None and copy.name == names.post:
+        return
+    # What takes long comes first: the copy would be lost if its renaming were interrupted.
+    drop_older(server, names.post, live=names.live)
+    if copy is not None and NEW_DATABASE_NAME.fullmatch(copy.name):
+        mark = replace(require_mark(copy), name=names.post, kind=MarkKind.POST)
+        mark_and_rename(server, copy.name, mark)

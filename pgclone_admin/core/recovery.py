@@ -21,7 +21,7 @@ from .locks import is_locked, release_locks, take_lock
 from .marks import LOCAL_COPIES, NEW_DATABASE_NAME, Database, Mark, MarkKind
 from .names import UNFINISHED_ROLES, role_of
 from .own_databases import drop_abandoned, drop_marked
-from .parked import settle_parked
+from .parked import copies_to_settle, settle_parked
 from .preflight import WAS_LIVE, RestoreNames, how_to_have_back
 from .refusals import refused
 from .server import Server
@@ -212,10 +212,12 @@ class _Recovery:
             )
         if mark.name != self._names.parked:
             return Recovered(Outcome.KEPT, what, "it has not the name that restores give")
-        if mark.becomes:
-            outcome, why = Outcome.FINISHED, f"it becomes :{mark.becomes}"
-        else:
-            outcome, why = Outcome.DROPPED, "nothing of it was to be kept"
+        outcome = Outcome.FINISHED if mark.becomes else Outcome.DROPPED
+        whys: dict[str, str] = {
+            MarkKind.PRE: "it becomes :pre, and a copy of what it made :post",
+            MarkKind.UNDO: "it becomes :undo",
+        }
+        why = whys.get(mark.becomes, "nothing of it was to be kept, and no older :pre and :post")
         return clean(
             what,
             outcome,
@@ -264,10 +266,13 @@ class _Recovery:
                 )
 
     def _abandoned(self) -> list[Database]:
+        databases = self._server.databases()
+        awaited = copies_to_settle(databases)
         return [
             database
-            for database in self._server.databases()
-            if NEW_DATABASE_NAME.fullmatch(database.name)
+            for database in databases
+            if database.oid not in awaited
+            and NEW_DATABASE_NAME.fullmatch(database.name)
             and database.name not in self._request.protected
             and (database.comment is None or _is_temporary(database.mark))
             and self._server.is_member_of(database.owner)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,7 +21,6 @@ from .names import LocalKey, TableName
 from .own_databases import (
     clean_up,
     drop_marked,
-    drop_older,
     dropped_on_error,
     mark_and_rename,
     require_mark,
@@ -157,8 +156,12 @@ class Target:
             settle_parked(server, names)
             yield cls(request, server, names, live, model, checks, reporter)
 
-    def mark(self, name: str, kind: MarkKind, source: str, *, becomes: str = "") -> Mark:
-        return Mark.new(name=name, kind=kind, of=self.names.live, source=source, becomes=becomes)
+    def mark(
+        self, name: str, kind: MarkKind, source: str, *, becomes: str = "", copy: int = 0
+    ) -> Mark:
+        return Mark.new(
+            name=name, kind=kind, of=self.names.live, source=source, becomes=becomes, copy=copy
+        )
 
     def keep_definitions(self, temporary: Database) -> Agreed | None:
         """Gives the temporary database the kept tables of the live one, without their rows."""
@@ -203,7 +206,7 @@ class Target:
         """
         request, server, names = self.request, self.server, self.names
         becomes = parked_as if request.reversible or parked_as is MarkKind.UNDO else ""
-        post: Database | None = None
+        post = 0
         with ExitStack() as made:
             if request.reversible and parked_as is MarkKind.PRE:
                 # After the hooks: a copy of what was there before them could hold the raw rows of
@@ -220,15 +223,16 @@ class Target:
                     lose_settings=request.lose_settings,
                     program_directories=request.program_directories,
                 )
-                post = copied.database
-                made.enter_context(dropped_on_error(server, post))
+                made.enter_context(dropped_on_error(server, copied.database))
+                post = copied.database.oid
+            parked = self.mark(names.parked, MarkKind.PARKED, source, becomes=becomes, copy=post)
             self.reporter.phase(Phase.SWAPPING)
             swapped = swap(
                 SwapRequest(
                     maintenance=server.params,
                     live=live,
                     temporary=temporary,
-                    parked=self.mark(names.parked, MarkKind.PARKED, source, becomes=becomes),
+                    parked=parked,
                     keeping=request.keeping,
                     agreed=agreed,
                     lose_settings=request.lose_settings,
@@ -237,20 +241,12 @@ class Target:
                 self.reporter,
                 check_lock=partial(check_lock, server),
             )
-        cleaning: list[Callable[[], object]] = [partial(settle_parked, server, names)]
-        if post is not None:
-            mark = self.mark(names.post, MarkKind.POST, source)
-            cleaning.append(partial(mark_and_rename, server, post.name, mark))
-        if not becomes:
-            older = names.pre, names.post
-            cleaning += [partial(drop_older, server, name, live=names.live) for name in older]
         try:
             for left in swapped.lost_settings:
                 self.reporter.warn(left.told(names.live))
             self.reporter.phase(Phase.CLEANING_UP)
             end_sessions_on_standbys(request.standbys, live, names.live, self.reporter)
-            for clean in cleaning:
-                self._clean(clean)
+            self._settle()
         except INTERRUPTIONS:
             # It comes too late: to call this cancelled would be to hide what is live now.
             self.reporter.warn(
@@ -259,9 +255,9 @@ class Target:
             )
         return swapped
 
-    def _clean(self, clean: Callable[[], object]) -> None:
+    def _settle(self) -> None:
         try:
-            clean()
+            settle_parked(self.server, self.names)
         except INTERRUPTIONS:
             raise
         except (PgcloneError, psycopg2.Error) as error:

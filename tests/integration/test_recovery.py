@@ -57,7 +57,7 @@ def found(site: Site, **changes: object) -> list[tuple[Outcome, str]]:
     return [(item.outcome, item.what) for item in recover(site, **changes)]
 
 
-def left(site: Site, kind: str, name: str, *, days: float = 0, **changes: str) -> str:
+def left(site: Site, kind: str, name: str, *, days: float = 0, **changes: object) -> str:
     """Makes a marked database of the site, so many days ago; returns its name."""
     made_at = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
     made = replace(mark(name, of=site.name, kind=kind, **changes), made_at=made_at)
@@ -105,6 +105,75 @@ def test_f29_the_temporary_database_of_a_dead_restore_is_dropped(site: Site) -> 
     assert site.server.oid(name) is None
     assert site.oid == oid
     assert recover(site) == []
+
+
+def copy_of_a_restore(site: Site) -> tuple[str, int]:
+    """What becomes ``:post`` after the swap; its name and oid."""
+    name = left(site, "temporary", new_database_name(), source="second")
+    oid = site.server.oid(name)
+    assert oid is not None
+    return name, oid
+
+
+def test_f30_pre_and_post_are_of_the_swap_that_was_the_last(site: Site) -> None:
+    older = [left(site, role, beside(site, role), source="first") for role in ("pre", "post")]
+    copied, copy = copy_of_a_restore(site)
+    parked = left(site, "parked", beside(site, "swap"), becomes="pre", copy=copy)
+    was_live = site.server.oid(parked)
+    foretold = found(site, dry_run=True)
+
+    (item,) = recover(site)
+
+    assert [(item.outcome, item.what)] == foretold
+    assert "it becomes :pre, and a copy of what it made :post" in item.why
+    assert [site.server.oid(name) for name in older] == [was_live, copy]
+    assert site.server.oid(copied) is None
+    post = Mark.read(site.server.comment(older[1]), older[1])
+    assert post is not None
+    assert (post.kind, post.source) == ("post", "second")
+
+
+def test_f30_a_pair_that_was_half_named_is_finished(site: Site) -> None:
+    post = left(site, "post", beside(site, "post"), source="second")
+    oid = site.server.oid(post)
+    left(site, "parked", beside(site, "swap"), becomes="pre", copy=oid)
+    recover(site)
+    assert site.server.oid(post) == oid
+    assert site.server.oid(beside(site, "pre")) is not None
+
+
+def test_f30_an_older_post_does_not_stay_when_that_of_the_last_swap_is_lost(site: Site) -> None:
+    post = left(site, "post", beside(site, "post"), source="first")
+    left(site, "parked", beside(site, "swap"), becomes="pre", copy=1)
+    recover(site)
+    assert site.server.oid(post) is None
+
+
+def test_f30_after_a_swap_of_which_nothing_is_kept_no_older_pre_and_post_stay(site: Site) -> None:
+    older = [left(site, role, beside(site, role)) for role in ("pre", "post")]
+    parked = left(site, "parked", beside(site, "swap"))
+    assert found(site) == [(DROPPED, f'the parked database "{parked}"')]
+    assert [site.server.oid(name) for name in (parked, *older)] == [None] * 3
+
+
+def test_f30_an_older_post_stays_when_the_restore_died_before_its_swap(site: Site) -> None:
+    post = left(site, "post", beside(site, "post"), source="first")
+    oid = site.server.oid(post)
+    copied, _copy = copy_of_a_restore(site)
+    assert found(site) == [(DROPPED, f'the new database "{copied}"')]
+    assert site.server.oid(post) == oid
+
+
+def test_f30_the_copy_of_another_database_is_left_to_it(
+    site: Site, make_site: Callable[..., Site]
+) -> None:
+    other = make_site(empty=True)
+    _name, copy = copy_of_a_restore(other)
+    left(other, "parked", beside(other, "swap"), becomes="pre", copy=copy)
+    with nothing_changes(site):
+        assert recover(site) == []
+    recover(other)
+    assert other.server.oid(beside(other, "post")) == copy
 
 
 @pytest.mark.parametrize("becomes", ["pre", "undo"])

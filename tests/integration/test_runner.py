@@ -538,12 +538,12 @@ def test_a_command_that_is_interrupted_is_cancelled(office):
 
 
 @contextlib.contextmanager
-def older_pre_in_use(office):
+def older_in_use(office, role="pre"):
     """What is done after the swap has to wait within the block: somebody describes ``:pre``.
 
     Gives what waits until it does.
     """
-    pre = f"{office.name}__pre"
+    pre = f"{office.name}__{role}"
     with contextlib.closing(office.server.connect(autocommit=False)) as holder:
         with holder.cursor() as cursor:
             cursor.execute(f'COMMENT ON DATABASE "{pre}" IS %s', (office.server.comment(pre),))
@@ -565,16 +565,29 @@ DONE_BUT_INTERRUPTED = "the restore is done, but was interrupted while it cleane
 HOOK_HAS_NOT_RUN = 'the restore is done, but interrupted: the hook "good_hook" has not run'
 
 
-def restored_and_interrupted(office, before):
+def local_copies(office):
+    """The oids of ``:pre`` and ``:post``."""
+    return [office.server.oid(f"{office.name}__{role}") for role in ("pre", "post")]
+
+
+def pair_is_of_the_last_restore(office, before, older):
+    """Whether ``:pre`` is what was live ``before`` it, and ``:post`` not an ``older`` one."""
+    pre, post = local_copies(office)
+    assert pre == before
+    assert post not in (None, *older)
+    assert "later" in office.people(dbname=f"{office.name}__pre")
+    assert office.people(dbname=f"{office.name}__post") == office.people()
+    return not [name for name in office.server.databases() if name.startswith("pgclone_new_")]
+
+
+def restored_and_interrupted(office, before, older):
     """Whether what was restored is live, and ``recover`` does what was not done any more."""
     connections.close_all()
     assert "later" not in office.people()
     parked = office.server.oid(f"{office.name}__swap")
     assert parked == before
     office.pgclone("recover").ok()
-    assert office.server.oid(f"{office.name}__pre") == parked
-    assert "later" in office.people(dbname=f"{office.name}__pre")
-    assert not [name for name in office.server.databases() if name.startswith("pgclone_new_")]
+    assert pair_is_of_the_last_restore(office, before, older)
     assert not [note for note in office.notes() if office.name in note]
     cleaned = RunEvent.objects.filter(about__contains=f"{office.name}__swap")
     (event,) = cleaned
@@ -583,14 +596,17 @@ def restored_and_interrupted(office, before):
     return True
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_interrupted_after_its_swap_has_succeeded(office, number):
+@pytest.mark.parametrize(
+    ("number", "role"),
+    [(signal.SIGINT, "pre"), (signal.SIGTERM, "post"), (signal.SIGHUP, "pre")],
+)
+def test_a_command_that_is_interrupted_after_its_swap_has_succeeded(office, number, role):
     key = commanded(office, "dump").ok().lines[0]
     arguments = ["restore", key, "--reversible", "--pre-swap-hook"]
     commanded(office, *arguments).ok()
     office.add_person("later")
-    before = office.oid
-    with older_pre_in_use(office) as wait:
+    before, older = office.oid, local_copies(office)
+    with older_in_use(office, role) as wait:
         started = office.start_pgclone(*arguments, "--post-swap-hook", "good_hook")
         wait()
         started.signal(number)
@@ -602,7 +618,28 @@ def test_a_command_that_is_interrupted_after_its_swap_has_succeeded(office, numb
     assert "cancelled" not in done.stderr
     run = RestoreRun.objects.latest("pk")
     assert (run.status, run.error, run.result["database"]) == (Status.SUCCEEDED, "", office.name)
-    assert restored_and_interrupted(office, before)
+    assert restored_and_interrupted(office, before, older)
+
+
+@pytest.mark.parametrize("role", ["pre", "post"])
+def test_after_the_death_of_a_command_after_its_swap_pre_and_post_are_of_one_restore(office, role):
+    key = commanded(office, "dump").ok().lines[0]
+    arguments = ["restore", key, "--reversible", "--pre-swap-hook"]
+    commanded(office, *arguments).ok()
+    office.add_person("later")
+    connections.close_all()
+    before, older = office.oid, local_copies(office)
+    with older_in_use(office, role) as wait:
+        started = office.start_pgclone(*arguments)
+        wait()
+        started.signal(signal.SIGKILL)
+        started.wait(30)
+    until = time.monotonic() + 30
+    while office.server.oid(f"{office.name}__swap"):  # its session ends when it is noticed
+        assert time.monotonic() < until
+        office.pgclone("recover").ok()
+    assert "later" not in office.people()
+    assert pair_is_of_the_last_restore(office, before, older)
 
 
 def test_a_run_whose_worker_is_stopped_after_its_swap_has_succeeded(office, monkeypatch):
@@ -611,12 +648,12 @@ def test_a_run_whose_worker_is_stopped_after_its_swap_has_succeeded(office, monk
     key = commanded(office, "dump").ok().lines[0]
     commanded(office, "restore", key, "--reversible", "--pre-swap-hook").ok()
     office.add_person("later")
-    before = office.oid
+    before, older = office.oid, local_copies(office)
     given = {**HERE, "dump_key": key, "pre_swap_hooks": [], "reversible": True}
     with override_settings(PGCLONE_POST_SWAP_HOOKS=["good_hook"]):
         run = requests.request_restore(ADA, given, variant=Variant())
         with contextlib.ExitStack() as stack:
-            wait = stack.enter_context(older_pre_in_use(office))
+            wait = stack.enter_context(older_in_use(office))
 
             def stop():
                 wait()
@@ -633,7 +670,7 @@ def test_a_run_whose_worker_is_stopped_after_its_swap_has_succeeded(office, monk
     told = list(run.events.filter(level=RunEvent.Level.WARNING).values_list("text", flat=True))
     assert told[0].startswith(DONE_BUT_INTERRUPTED)
     assert told[1:] == [HOOK_HAS_NOT_RUN]
-    assert restored_and_interrupted(office, before)
+    assert restored_and_interrupted(office, before, older)
 
 
 def test_a_command_that_is_interrupted_in_a_hook_after_the_swap_has_succeeded(office):
