@@ -219,9 +219,9 @@ class RestoreRun(Run):
     """The name of the database that is made or replaced."""
     live_oid = models.BigIntegerField(null=True, blank=True)
     """The database that was confirmed: what was live then, 0 where there was none, and what is to
-    be dropped. No other one is replaced or dropped."""
+    be dropped. No other one is replaced or dropped. Of a command: what was live when it began."""
     system_identifier = models.CharField(max_length=20, blank=True)
-    """The server that it was confirmed for."""
+    """The server that it is on."""
     result = models.JSONField(null=True, blank=True)
 
     class Meta:

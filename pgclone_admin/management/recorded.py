@@ -11,14 +11,14 @@ from typing import Any
 from django.db import DatabaseError, Error
 
 from ..core.copy import CopyResult
-from ..core.errors import Conflict
+from ..core.errors import Conflict, PgcloneError
 from ..core.manifest import Manifest
 from ..core.progress import Reporter
 from ..core.recovery import Recovered
 from ..databases import live_name
 from ..hooks.spec import name_of, normalized
 from ..identity import user_of_process
-from ..models import Dump, Kind, RestoreRun, without_values
+from ..models import REPLACING, Dump, Kind, RestoreRun, without_values
 from ..options import HOOK_LISTS, Arguments, Options
 from ..runner import made_copy, made_dump, made_restore, recorded
 from ..services import copies, dumps, recovery, restores
@@ -26,6 +26,7 @@ from ..services.actors import Actor
 from ..services.lost import audit_cleaning
 from ..services.refresh import Refreshed
 from ..services.refresh import refresh as refresh_list
+from ..services.requests import live_identity
 from ..services.restores import Restored, Variant, local_target
 
 LONGEST_NAME = 150
@@ -142,9 +143,18 @@ def recover(options: Options, *, older_than: timedelta, dry_run: bool) -> Iterat
 
 def _run(kind: Kind, options: Options, given: Arguments, *, key: str, target: str) -> RestoreRun:
     is_of_storage = kind == Kind.RESTORE and not key.startswith(":")
+    oid: int | None = None
+    identifier = ""
+    if kind in REPLACING:
+        # What was live is looked for again if the run dies; it need not be known.
+        with contextlib.suppress(PgcloneError):
+            found, identifier = live_identity(options.database)
+            oid = found or 0
     return RestoreRun(
         kind=kind,
         key=key,
+        live_oid=oid,
+        system_identifier=identifier,
         location=options.storage_location if is_of_storage else "",
         database=options.database,
         target=target,

@@ -26,6 +26,7 @@ from ..options import Arguments, resolve
 from . import actors
 from .actors import Actor
 from .audit import audit, audit_without_row, tell
+from .fate import fate_of
 from .recovery import recover_beside, recover_site, recover_stored, recover_temporary
 
 logger = logging.getLogger(__name__)
@@ -131,11 +132,12 @@ def _lost() -> Iterator[Run]:
 
 def _give_up(run: Run, actor: Actor, why: str) -> Swept | None:
     """``None`` when it was heard of again, or somebody else was first."""
+    fate = fate_of(run)
     fields = {
         "finished_at": timezone.now(),
         "error_code": "lost",
-        "error": f"the worker did not finish it: {why}",
-        "hint": "Look at what is there, then ask again.",
+        "error": f"the worker did not finish it: {why}{fate.told}",
+        "hint": fate.hint,
     }
     if not run.move(Status.LOST, provided=Q(heard_at=run.heard_at), **fields):
         return None

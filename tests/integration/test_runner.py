@@ -24,8 +24,10 @@ from pgclone_admin.core.errors import (
     StorageError,
     TimedOut,
 )
+from pgclone_admin.core.locks import is_locked
 from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.progress import SilentReporter
+from pgclone_admin.core.server import Server
 from pgclone_admin.identity import is_gone, own_process, worker_name
 from pgclone_admin.models import Configuration, Dump, Kind, RestoreRun, RunEvent, Status
 from pgclone_admin.options import Arguments, resolve
@@ -537,6 +539,12 @@ def test_a_command_that_is_interrupted_is_cancelled(office):
     assert Dump.objects.get().status == Status.CANCELLED
 
 
+def lost_lock(office):
+    """Whether the lock of a run that was killed is still held: its sessions end a moment later."""
+    with Server.connected(office.server.params("postgres")) as server:
+        return is_locked(server, office.name)
+
+
 @contextlib.contextmanager
 def older_in_use(office, role="pre"):
     """What is done after the swap has to wait within the block: somebody describes ``:pre``.
@@ -689,6 +697,54 @@ def test_a_command_that_is_interrupted_in_a_hook_after_the_swap_has_succeeded(of
     assert f"warning: {HOOK_HAS_NOT_RUN}" in done.stderr
     assert RestoreRun.objects.get().status == Status.SUCCEEDED
     assert "later" not in office.people()
+
+
+@pytest.mark.parametrize("stage", ["pre", "post"])
+def test_a_run_that_is_given_up_says_whether_its_swap_has_happened(office, stage):
+    key = commanded(office, "dump").ok().lines[0]
+    connections.close_all()
+    before = office.oid
+    hooks = [f"--{stage}-swap-hook", "good_hook", "hang_hook"]
+    if stage == "post":
+        hooks += ["good_hook", "--pre-swap-hook"]
+    started = office.start_pgclone("restore", key, *hooks)
+    until = time.monotonic() + 60
+    while not (office.folder / "hook-hangs").exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    if stage == "post":
+        while not RunEvent.objects.filter(text="running the hook hang_hook").exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    started.signal(signal.SIGKILL)
+    started.wait(30)
+    while RestoreRun.objects.get().status == Status.RUNNING:
+        assert time.monotonic() < until
+        if not lost_lock(office):
+            lost.sweep(ADA)
+    run = RestoreRun.objects.get()
+    assert (run.status, run.live_oid) == (Status.LOST, before)
+    if stage == "pre":
+        assert office.oid == before
+        assert run.error == "the worker did not finish it: its process is gone, before its swap"
+        assert run.hint == (
+            "The live database was not replaced. Look at what is there, then ask again."
+        )
+    else:
+        assert office.oid != before
+        assert run.error == "the worker did not finish it: its process is gone, but after its swap"
+        assert run.hint == (
+            "What it has restored is live. Do not ask again. Hooks after the swap that may not "
+            "have run, or not to their end: hang_hook, good_hook"
+        )
+
+
+def test_a_run_on_another_server_or_of_no_known_database_says_nothing_of_a_swap(office):
+    for fields in ({"live_oid": 1, "system_identifier": "1"}, {}):
+        running(office, of_another_process(2**22 + 1), kind=Kind.RESTORE, **fields)
+        (swept,) = lost.sweep(ADA)
+        assert swept.run.error == "the worker did not finish it: its process is gone"
+        assert swept.run.hint == "Look at what is there, then ask again."
 
 
 def test_a_command_that_the_admin_cancels_stops(office):
