@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,8 +12,11 @@ from .archive import open_archive
 from .connection import ConnectionParams, remove_session_limits
 from .copy import copy_database
 from .errors import (
+    INTERRUPTIONS,
     Conflict,
+    IntegrityError,
     InvalidName,
+    KilledBySignal,
     NoRoom,
     PgcloneError,
     ProcessFailed,
@@ -31,7 +35,7 @@ from .progress import Phase, Reporter
 from .properties import carry
 from .server import Server
 from .space import check_limit, spaces
-from .streams import Readable
+from .streams import BLOCK, Readable, StoredReader
 from .swap import put_in_place
 from .target import RestoreRequest, RestoreResult, Target, dropped_unless_kept
 
@@ -118,8 +122,7 @@ def restore_dump(
                 )
             except (RestoreFailed, ProcessFailed) as error:
                 _look_for_full_disk(error)
-                # A damaged archive is the cause, what pg_restore says of it the consequence.
-                stored.check_against(manifest)
+                _look_for_damage(stored, manifest, error)
                 raise
             stored.check_against(manifest)
             reporter.phase(Phase.ANALYZING)
@@ -275,6 +278,31 @@ def _look_for_full_disk(error: PgcloneError) -> None:
             hint="The live database was not touched, and what was made is dropped again. Make room "
             "on the server, then try again.",
         ) from error
+
+
+LOOK_FOR_DAMAGE = 60.0
+"""Seconds in which the rest of a dump is read that has failed: there can be hours of it."""
+
+
+def _look_for_damage(
+    stored: StoredReader, manifest: Manifest | None, error: RestoreFailed | ProcessFailed
+) -> None:
+    """:class:`IntegrityError` when the archive is damaged: then that is the cause, and what was
+    said of it the consequence. Nothing else may hide ``error``."""
+    if manifest is None or isinstance(error, KilledBySignal):
+        return
+    until = time.monotonic() + LOOK_FOR_DAMAGE
+    try:
+        while stored.read(BLOCK):
+            if time.monotonic() > until:
+                told = "Whether the dump is damaged was not looked for to its end."
+                error.hint = f"{error.hint} {told}" if error.hint else told
+                return
+        stored.check_against(manifest)
+    except IntegrityError as damage:
+        raise damage from error
+    except (PgcloneError, *INTERRUPTIONS):
+        return
 
 
 def _analyze(target: ConnectionParams, done: Sequence[TableName]) -> None:

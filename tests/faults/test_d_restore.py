@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import shutil
 import signal
@@ -18,19 +19,24 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pgclone_admin.core import restore as restore_module
 from pgclone_admin.core.errors import (
+    Cancelled,
     KilledBySignal,
     PreflightError,
     RestoreFailed,
     StorageError,
+    TimedOut,
     TooBusy,
     UntrustedDump,
 )
+from pgclone_admin.core.manifest import Manifest
 from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.names import LocalKey, derived_name
 from pgclone_admin.core.own_databases import mark_and_rename
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.core.stall import AttendedReader
+from pgclone_admin.store import DumpStore
 from tests.integration.operations import (
     Clients,
     connected,
@@ -46,7 +52,7 @@ from tests.integration.operations import (
     temporary,
     unchanged,
 )
-from tests.support import ROOT
+from tests.support import ROOT, places
 from tests.support.fake_programs import kill_self, read_input, run_real, touch, wait_for
 from tests.support.postgres import PASSWORDS, PostgresServer
 
@@ -238,6 +244,91 @@ def test_f28_what_was_made_is_dropped_when_the_archive_cannot_be_closed(
     monkeypatch.setattr(AttendedReader, "close", close_badly)
     with unchanged(site), pytest.raises(StorageError, match="it cannot be closed"):
         restore(site, key, storage_root)
+
+
+class Counted(DumpStore):
+    """Counts what was read of the dumps, and may do something each time."""
+
+    def __init__(self, root, then=lambda: None):
+        super().__init__(str(root))
+        self.read = 0
+        self._then = then
+
+    def open(self, key):
+        stream = super().open(key)
+        read = stream.read
+
+        def counted(size):
+            data = read(size)
+            self.read += len(data)
+            self._then()
+            return data
+
+        stream.read = counted
+        return stream
+
+
+@pytest.fixture
+def failing_early(make_site, storage_root):
+    """A site whose dump fails at its first statements, and has many bytes after them."""
+    site = places.make_bulk(make_site().server, 20)
+    site.run("CREATE TABLE gone (id integer); CREATE VIEW broken AS SELECT * FROM gone")
+    archive = site.archive("--table=broken", "--table=bulk", "--compress=0")
+    return site, foreign(storage_root, archive), archive
+
+
+def test_f28_the_rest_of_a_foreign_dump_that_has_failed_is_not_fetched(failing_early, storage_root):
+    site, key, archive = failing_early
+    store = Counted(storage_root)
+    with unchanged(site), pytest.raises(RestoreFailed, match="does not exist"):
+        places.restore(site, key, store)
+    assert store.read < len(archive) / 2
+
+
+def with_manifest(storage_root, key, archive):
+    """As if it were one of ours."""
+    manifest = Manifest(
+        key=str(key),
+        size=len(archive),
+        sha256=hashlib.sha256(archive).hexdigest(),
+        codec="none",
+        taken_at="2026-01-02T03:04:05+00:00",
+        instance="elsewhere",
+        database="default",
+        config="none",
+        origin="pgclone",
+        app_version="0.1.0",
+    )
+    (storage_root / key.manifest_name).write_bytes(manifest.to_json())
+
+
+def test_f28_the_rest_of_a_dump_that_has_failed_is_looked_at_for_a_while_only(
+    failing_early, storage_root, monkeypatch
+):
+    site, key, archive = failing_early
+    with_manifest(storage_root, key, archive)
+    monkeypatch.setattr(restore_module, "LOOK_FOR_DAMAGE", 0.0)
+    store = Counted(storage_root)
+    with unchanged(site), pytest.raises(RestoreFailed, match="does not exist") as raised:
+        places.restore(site, key, store)
+    assert store.read < len(archive) / 2
+    assert raised.value.hint.endswith("Whether the dump is damaged was not looked for to its end.")
+
+
+@pytest.mark.parametrize("interruption", [Cancelled, TimedOut, StorageError, KeyboardInterrupt])
+def test_f28_what_comes_while_the_rest_is_looked_at_does_not_hide_the_error(
+    failing_early, storage_root, interruption
+):
+    site, key, archive = failing_early
+    with_manifest(storage_root, key, archive)
+
+    def interrupt():
+        if store.read > len(archive) / 2:
+            raise interruption
+
+    store = Counted(storage_root, interrupt)
+    with unchanged(site), pytest.raises(RestoreFailed, match="does not exist"):
+        places.restore(site, key, store)
 
 
 def test_f28_an_older_pre_and_post_survive_a_failed_restore(make_site, storage_root, broken):
