@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,7 +57,11 @@ FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 
 RESUMES = 5
-"""How often one download is taken up again after its connection broke."""
+"""How often a download is taken up again at one and the same byte after its connection broke."""
+
+FIRST_PAUSE = 0.5
+"""Seconds before the second attempt; each one after it waits twice as long. The first one is made
+at once."""
 
 PARTIAL = ".partial-"
 """What is in the name of a file that is still being written."""
@@ -87,11 +92,30 @@ def called_otherwise(name: str) -> Conflict:
     return Conflict(f'the storage wanted to call "{name}" something else')
 
 
-def broken_too_often(name: str, times: int) -> StorageError:
-    return StorageError(
-        f'"{name}" cannot be read: the connection broke {times} times',
-        hint="Nothing was changed. Try again when the network is better.",
-    )
+class Breaks:
+    """The breaks of the connection of one download."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._position = -1
+        self._times = 0
+
+    def another(self, position: int, problem: Exception) -> None:
+        """After a break at this byte: returns when the next attempt is to be made.
+
+        :class:`StorageError` when there were too many without a byte between them; a long download
+        may break any number of times.
+        """
+        self._times = self._times + 1 if position == self._position else 1
+        self._position = position
+        if self._times > RESUMES:
+            raise StorageError(
+                f'"{self._name}" cannot be read: the connection broke {self._times} times at the '
+                "same byte",
+                hint="Nothing was changed. Try again when the network is better.",
+            ) from problem
+        if self._times > 1:
+            time.sleep(FIRST_PAUSE * 2 ** (self._times - 2))
 
 
 def replaced_meanwhile(name: str) -> IntegrityError:

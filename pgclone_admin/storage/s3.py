@@ -25,11 +25,10 @@ from ..core.names import DumpKey
 from ..core.streams import Readable
 from ..settings import settings
 from .base import (
-    RESUMES,
     Backend,
+    Breaks,
     Leftover,
     Stored,
-    broken_too_often,
     called_otherwise,
     removed_on_error,
     replaced_meanwhile,
@@ -325,16 +324,18 @@ class _ResumingReader:
         self._object = stored
         self._name = name
         self._position = 0
-        self._resumes = 0
+        self._breaks = Breaks(name)
         answer = self._get()
         self._size = int(answer["ContentLength"])
         self._etag = answer["ETag"]
-        self._body = answer["Body"]
+        self._body: Any = answer["Body"]
 
     def read(self, size: int, /) -> bytes:
         with s3_errors(f'"{self._name}" cannot be read'):
             while True:
                 try:
+                    if self._body is None:
+                        self._body = self._rest()
                     data: bytes = self._body.read(min(size, self._size - self._position))
                     if data or self._position == self._size:
                         self._position += len(data)
@@ -342,14 +343,11 @@ class _ResumingReader:
                     problem: Exception = StorageError("the connection ended early")
                 except (BotoCoreError, OSError) as error:
                     problem = error
-                self._resume(problem)
+                self.close()
+                self._breaks.another(self._position, problem)
 
-    def _resume(self, problem: Exception) -> None:
-        self._resumes += 1
-        if self._resumes > RESUMES:
-            raise broken_too_often(self._name, self._resumes) from problem
-        self._body.close()
-        self._body = self._get(Range=f"bytes={self._position}-", IfMatch=self._etag)["Body"]
+    def _rest(self) -> Any:
+        return self._get(Range=f"bytes={self._position}-", IfMatch=self._etag)["Body"]
 
     def _get(self, **conditions: str) -> Any:
         try:
@@ -363,7 +361,9 @@ class _ResumingReader:
             raise
 
     def close(self) -> None:
-        self._body.close()
+        body, self._body = self._body, None
+        if body is not None:
+            body.close()
 
 
 def _configured(config: Mapping[str, Any]) -> dict[str, Any]:

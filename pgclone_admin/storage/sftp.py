@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posixpath
 import stat
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,11 +20,10 @@ from .base import (
     DIRECTORY_MODE,
     FILE_MODE,
     PARTIAL,
-    RESUMES,
     Backend,
+    Breaks,
     Leftover,
     Stored,
-    broken_too_often,
     is_partial,
     partial_name,
     removed_on_error,
@@ -38,14 +36,13 @@ ANSWERS_WITHIN = 60.0
 """Seconds after which a server that says nothing is one that is gone."""
 
 WINDOW = 2 * 1024 * 1024
-"""Bytes that are asked for at once: SFTP gives 32 kB for a question, and a network takes its time
-for each."""
+"""Bytes that are asked for at once: a network takes its time for each question."""
+
+ANSWER = 32 * 1024
+"""Bytes that SFTP gives for one question."""
 
 SAME_HANDLE = 64 * 1024 * 1024
 """Bytes after which a file is opened anew: paramiko keeps some of the blocks that it asked for."""
-
-FIRST_PAUSE = 0.5
-"""Seconds before the second attempt; each one after it waits twice as long."""
 
 BROKEN = (OSError, EOFError, SSHException)
 """What paramiko raises when a connection is no good any more, among other things."""
@@ -270,7 +267,7 @@ class _ResumingReader:
         self._path = path
         self._name = name
         self._position = 0
-        self._resumes = 0
+        self._breaks = Breaks(name)
         self._window = b""
         self._used = 0
         self._file: Any = None
@@ -310,24 +307,29 @@ class _ResumingReader:
         if self._position - self._opened_at >= SAME_HANDLE:
             self.close()
         while wanted:
+            problem: Exception = StorageError("the file ended early")
+            data = bytearray()
             try:
                 if self._file is None:
                     self._open()
-                data = b"".join(self._file.readv([(self._position, wanted)]))
-                if len(data) == wanted:
-                    self._position += wanted
-                    return data
-                problem: Exception = StorageError("the file ended early")
+                for answer in self._file.readv(self._questions(wanted)):
+                    data += answer
             except BROKEN as error:
                 problem = error
-            self._resumes += 1
-            if self._resumes > RESUMES:
-                raise broken_too_often(self._name, self._resumes) from problem
-            self._backend.disconnect()
-            self._file = None
-            if self._resumes > 1:
-                time.sleep(FIRST_PAUSE * 2 ** (self._resumes - 2))
+            self._position += len(data)
+            if len(data) < wanted:
+                self._backend.disconnect()
+                self._file = None
+            if data:
+                return bytes(data)
+            self._breaks.another(self._position, problem)
         return b""
+
+    def _questions(self, wanted: int) -> list[tuple[int, int]]:
+        """Where each begins, and its bytes: what was answered before a break is not lost."""
+        end = self._position + wanted
+        starts = range(self._position, end, ANSWER)
+        return [(start, min(ANSWER, end - start)) for start in starts]
 
 
 def _quiet(file: Any) -> Any:

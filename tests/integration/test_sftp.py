@@ -79,16 +79,27 @@ def test_a_download_goes_on_where_its_connection_broke(
     assert sftp_server.connections == 2
 
 
-def test_a_download_takes_every_break_but_the_sixth(
+def test_a_download_may_break_any_number_of_times_as_long_as_it_gets_on(
     sftp_server: SftpServer, place: Place, backend: Backend
 ) -> None:
     data = some(place, WINDOW)
-    sftp_server.cut_answers(after=100_000, times=RESUMES)
+    sftp_server.cut_answers(after=200_000, times=2 * RESUMES - 2)
     assert checksum(everything(backend.open(NAME))) == checksum(data)
+    assert sftp_server.connections == 2 * RESUMES - 1
+
+
+def test_a_download_takes_every_break_at_one_byte_but_the_sixth(
+    sftp_server: SftpServer, place: Place, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgclone_admin.storage.base.FIRST_PAUSE", 0.01)
+    data = some(place, WINDOW)
+    stream = backend.open(NAME)
+    sftp_server.cut_answers(after=1, times=RESUMES)
+    assert checksum(everything(stream)) == checksum(data)
 
     stream = place.backend.open(NAME)
-    sftp_server.cut_answers(after=100_000, times=RESUMES + 1)
-    with pytest.raises(StorageError, match="the connection broke 6 times") as caught:
+    sftp_server.cut_answers(after=1, times=RESUMES + 1)
+    with pytest.raises(StorageError, match="the connection broke 6 times at the same") as caught:
         everything(stream)
     assert caught.value.hint == "Nothing was changed. Try again when the network is better."
 

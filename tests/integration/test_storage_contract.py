@@ -37,7 +37,7 @@ from pgclone_admin.core.manifest import Manifest
 from pgclone_admin.core.names import DumpKey
 from pgclone_admin.core.streams import Readable
 from pgclone_admin.storage import Backend, open_backend
-from pgclone_admin.storage.base import RESUMES
+from pgclone_admin.storage.base import FIRST_PAUSE, RESUMES
 from pgclone_admin.storage.s3 import SMALLEST_PART
 from pgclone_admin.store import DumpStore
 from tests.support import S3_ACCESS_KEY, S3_CANARY
@@ -666,6 +666,12 @@ def proxied(s3_bucket: Bucket, s3_proxy: CuttingProxy, settings: Any) -> S3Place
 SIZE = 400_000
 
 
+@pytest.fixture
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgclone_admin.storage.base.FIRST_PAUSE", 0.01)
+
+
+@pytest.mark.usefixtures("without_pauses")
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("times", [1, RESUMES])
 @pytest.mark.parametrize("after", [0, 1, 65_537, SIZE - 1])
@@ -688,16 +694,29 @@ def test_a_download_whose_connection_breaks_is_taken_up_again(
         assert starts == [min((turn + 1) * after, SIZE) for turn in range(times)]
 
 
-def test_a_download_whose_connection_always_breaks_is_given_up(
+def test_a_download_may_break_any_number_of_times_as_long_as_it_gets_on(
     proxied: S3Place, s3_proxy: CuttingProxy
 ) -> None:
+    data = os.urandom(SIZE)
+    proxied.put(NAME, data)
+    s3_proxy.cut_gets(after=SIZE // (3 * RESUMES), times=None)
+    assert checksum(everything(proxied.backend.open(NAME))) == checksum(data)
+    assert len(s3_proxy.seen("GetObject")) > 3 * RESUMES
+
+
+def test_a_download_whose_connection_always_breaks_at_one_byte_is_given_up(
+    proxied: S3Place, s3_proxy: CuttingProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("pgclone_admin.storage.base.time.sleep", pauses.append)
     proxied.put(NAME, os.urandom(SIZE))
-    s3_proxy.cut_gets(after=1000, times=None)
+    s3_proxy.cut_gets(after=0, times=None)
     with pytest.raises(StorageError, match="the connection broke") as caught:
         everything(proxied.backend.open(NAME))
     assert NAME in str(caught.value)
     assert caught.value.hint
     assert len(s3_proxy.seen("GetObject")) == RESUMES + 1
+    assert [pause for pause in pauses if pause >= FIRST_PAUSE] == [0.5, 1, 2, 4]
 
 
 def test_an_object_that_is_replaced_while_it_is_read_is_not_mixed_with_the_new_one(
