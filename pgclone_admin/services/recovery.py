@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
+from django.db import DatabaseError, connections
+
 from ..core.errors import PgcloneError
+from ..core.locks import is_locked
+from ..core.names import sanitized
 from ..core.recovery import Outcome, Recovered, RecoveryRequest, clean, recover_databases
+from ..core.server import Server
 from ..core.temporary import left_temporary_files, prefix_of, remove_temporary_file
 from ..databases import (
     live_name,
@@ -18,6 +24,8 @@ from ..databases import (
     replaceable_aliases,
     settings_of,
 )
+from ..identity import is_gone
+from ..models import Dump, Status
 from ..options import Arguments, Options, resolve
 from ..settings import settings
 from ..storage import Leftover
@@ -80,24 +88,54 @@ def recover_stored(
     under: str = "",
     since: datetime | None = None,
 ) -> Iterator[Recovered]:
-    """Partial files and open uploads in the storage location.
+    """Partial files and open uploads in the storage location, but for those of a database that is
+    being dumped: an age alone does not tell the upload of a long dump from one that was left.
 
     ``under`` and ``since`` leave those out whose name does not begin so, and older ones.
     """
+    is_being_dumped = cache(partial(_is_being_dumped, options.storage_location))
     try:
         store = DumpStore(options.storage_location)
         for leftover in store.leftovers(datetime.now(UTC) - older_than):
             is_meant = leftover.name.startswith(under)
-            if is_meant and (since is None or leftover.since >= since):
+            if not is_meant or (since is not None and leftover.since < since):
+                continue
+            database = leftover.key.database
+            if database is not None and is_being_dumped(database):
+                what = f'the {leftover.kind} "{leftover.name}"'
+                why = f'a dump or a restore of the database "{database}" is running'
+                yield Recovered(Outcome.KEPT, what, why)
+            else:
                 yield _discard(store, leftover, dry_run=dry_run)
     except PgcloneError as error:
         yield Recovered(Outcome.FAILED, "the storage location", str(error))
 
 
+def _is_being_dumped(location: str, database: str) -> bool:
+    """Whether somebody may be writing dumps there of a database, named as in their keys."""
+    running = Dump.objects.filter(location=location, status=Status.RUNNING)
+    with suppress(DatabaseError):  # the tables may not be there yet
+        for dump in running:
+            if sanitized(dump.database) == database and not (dump.is_silent or is_gone(dump)):
+                return True
+    for alias in connections:
+        if sanitized(alias) == database:
+            # Where there is no server, there is no dump of it.
+            with (
+                suppress(PgcloneError),
+                Server.connected(maintenance_params(alias)) as server,
+            ):
+                return is_locked(server, live_name(alias))
+    return False
+
+
 def _discard(store: DumpStore, leftover: Leftover, *, dry_run: bool) -> Recovered:
     since = f"{leftover.since:%Y-%m-%d %H:%M} UTC"
     if leftover.upload:
-        outcome, why = Outcome.ABORTED, f"it was begun at {since} and never finished"
+        outcome, why = (
+            Outcome.ABORTED,
+            f"nothing was added to it since {since}, and it was never finished",
+        )
     else:
         outcome, why = Outcome.REMOVED, f"nothing was added to it since {since}"
     what = f'the {leftover.kind} "{leftover.name}"'

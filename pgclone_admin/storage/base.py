@@ -16,6 +16,7 @@ from django.core.exceptions import SuspiciousOperation
 
 from ..core.dump import Content
 from ..core.errors import Conflict, IntegrityError, InvalidName, PgcloneError, StorageError
+from ..core.names import DumpKey
 from ..core.process import scrubbed
 from ..core.streams import Readable
 from ..databases import secrets
@@ -51,6 +52,16 @@ class Leftover:
     kind: str = "partial file"
     upload: str = ""
     """The number of an unfinished upload."""
+
+    @property
+    def key(self) -> DumpKey:
+        """That of the dump which it would be, or would be the manifest of."""
+        name = final_name(self.name) if is_partial(self.name) else self.name
+        name = name.removesuffix(".json")
+        try:
+            return DumpKey.parse(name)
+        except InvalidName:
+            return DumpKey(name)
 
 
 FILE_MODE = 0o600

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -205,7 +205,8 @@ class S3Backend(Backend):
             )
 
     def leftovers(self, older_than: datetime) -> Iterator[Leftover]:
-        """Only uploads of what would be a dump: the bucket can be one that others use too."""
+        """Only uploads of what would be a dump: the bucket can be one that others use too; and only
+        those that have got no part since."""
         bucket = self._storage.bucket_name
         with s3_errors(f'the uploads to the bucket "{bucket}" cannot be listed'):
             root = self._root()
@@ -214,12 +215,22 @@ class S3Backend(Backend):
                 for upload in page.get("Uploads", ()):
                     name = str(upload["Key"]).removeprefix(root)
                     if upload["Initiated"] < older_than and _is_key_of_dump(name):
-                        yield Leftover(
-                            name,
-                            upload["Initiated"],
-                            kind="unfinished upload",
-                            upload=upload["UploadId"],
-                        )
+                        changed = self._last_part(upload)
+                        if changed < older_than:
+                            yield Leftover(
+                                name, changed, kind="unfinished upload", upload=upload["UploadId"]
+                            )
+
+    def _last_part(self, upload: Any) -> datetime:
+        """When the newest part of an upload came, or when it began, where that is not told."""
+        parts = self._client().get_paginator("list_parts")
+        found: list[datetime] = [upload["Initiated"]]
+        with suppress(ClientError):
+            for page in parts.paginate(
+                Bucket=self._storage.bucket_name, Key=upload["Key"], UploadId=upload["UploadId"]
+            ):
+                found += [part["LastModified"] for part in page.get("Parts", ())]
+        return max(found)
 
     def discard(self, leftover: Leftover) -> None:
         with s3_errors(f'the upload of "{leftover.name}" cannot be aborted'):

@@ -628,6 +628,40 @@ def test_old_uploads_of_dumps_are_aborted_and_no_others(project, s3_bucket) -> N
         )
 
 
+def test_an_old_upload_that_still_gets_parts_is_left_alone(project, s3_bucket) -> None:
+    settings = s3_bucket.settings("dumps/")
+    at = {"Bucket": s3_bucket.name, "Key": f"dumps/{KEY}"}
+    upload = s3_bucket.client.create_multipart_upload(**at)["UploadId"]
+    # The server of the tests says of every upload that it was begun in 2010, but not of its parts.
+    s3_bucket.client.upload_part(**at, UploadId=upload, PartNumber=1, Body=b"PGDMP")
+    done = project.pgclone("recover", settings=settings).ok()
+    assert done.lines == ["nothing was left behind"]
+    assert s3_bucket.open_uploads() == [f"dumps/{KEY}"]
+    s3_bucket.client.abort_multipart_upload(**at, UploadId=upload)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_was_stored_of_a_dump_that_runs_for_long_is_kept(project, dry_run: bool) -> None:
+    path = partial_file(project.storage_root)
+    of_another = Path(str(path).replace("/default/", "/other/"))
+    of_another.parent.mkdir(parents=True)
+    os.link(path, of_another)
+    arguments = ["--dry-run"] * dry_run
+    with locked(project, exclusive=False):
+        done = project.pgclone("recover", "--json", *arguments).ok().json()["found"]
+    told = {item["what"]: (item["outcome"], item["why"]) for item in done}
+    assert told[f'the partial file "{path.relative_to(project.storage_root)}"'] == (
+        "kept",
+        'a dump or a restore of the database "default" is running',
+    )
+    name = of_another.relative_to(project.storage_root)
+    assert told[f'the partial file "{name}"'][0] == "removed"
+    assert (path.exists(), of_another.exists()) == (True, dry_run)
+
+    project.pgclone("recover").ok()
+    assert not path.exists()
+
+
 # -- after real deaths -----------------------------------------------------------------------------
 
 

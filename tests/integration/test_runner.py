@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from datetime import timedelta
 
 import psycopg2
 import pytest
@@ -27,12 +28,14 @@ from pgclone_admin.core.errors import (
 from pgclone_admin.core.locks import is_locked
 from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.progress import SilentReporter
+from pgclone_admin.core.recovery import Outcome
 from pgclone_admin.core.server import Server
 from pgclone_admin.identity import is_gone, own_process, worker_name
 from pgclone_admin.models import Configuration, Dump, Kind, RestoreRun, RunEvent, Status
 from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services import copies, dumps, lost, requests, restores, run_control
 from pgclone_admin.services.actors import Actor
+from pgclone_admin.services.recovery import recover_stored
 from pgclone_admin.services.refresh import refresh
 from pgclone_admin.services.restores import Variant
 from tests.support import CANARY
@@ -406,6 +409,32 @@ def test_a_run_of_a_process_that_is_gone_is_lost_at_once(office):
     (event,) = run.events.filter(level=RunEvent.Level.AUDIT)
     assert (event.person, event.text) == ("ada", "given up: its process is gone")
     assert lost.sweep(ADA) == []
+
+
+def test_what_a_run_that_is_heard_of_has_stored_is_kept(office, tmp_path):
+    options = resolve(Arguments(storage_location=str(tmp_path)), verb="")
+    partial = (
+        tmp_path / "here/default/none/2026-01-01-00-00-00-000000.dump.partial-0123456789abcdef"
+    )
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"PGDMP")
+    moment = timezone.now()
+    dump = Dump.objects.create(
+        status=Status.RUNNING,
+        location=str(tmp_path),
+        database="default",
+        started_at=moment,
+        heard_at=moment,
+        process=of_another_machine(),
+    )
+    found = partial_of(options)
+    assert [item.outcome for item in found] == [Outcome.KEPT]
+    dump.move(Status.LOST)
+    assert [item.outcome for item in partial_of(options)] == [Outcome.REMOVED]
+
+
+def partial_of(options):
+    return list(recover_stored(options, older_than=timedelta(0), dry_run=False))
 
 
 def test_a_number_that_another_process_has_now_helps_nobody(office):
