@@ -237,6 +237,17 @@ def remove_session_limits(connection: Connection) -> None:
         )
 
 
+def backend_pid(connection: Connection) -> int:
+    """The number of the server's process behind this session, as the server's own views have it.
+
+    What libpq was told at the start, ``info.backend_pid``, is made up where a pooler stands before
+    the server. It begins a transaction where the connection has no autocommit.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return int(one_row(cursor)[0])
+
+
 def one_row(cursor: Any) -> tuple[Any, ...]:
     """The row of a query that always gives one."""
     row = cursor.fetchone()

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
 from .archive import OpenedArchive
-from .connection import ConnectionParams, remove_session_limits
+from .connection import ConnectionParams, backend_pid, remove_session_limits
 from .errors import TooBusy
 from .judge import LoadReport
 from .load import load_archive
@@ -96,9 +96,8 @@ def _clone_ending_sessions(
     leave, so they are ended meanwhile, on another connection."""
     check_sessions_can_be_ended(server, source.oid)
     done = threading.Event()
-    helper = threading.Thread(
-        target=_end_sessions_while_copying, args=(server, source, done), daemon=True
-    )
+    arguments = server.params, source, backend_pid(server.connection), done
+    helper = threading.Thread(target=_end_sessions_while_copying, args=arguments, daemon=True)
     helper.start()
     try:
         return clone(server, source, mark, replaces=replaces)
@@ -107,11 +106,13 @@ def _clone_ending_sessions(
         helper.join()
 
 
-def _end_sessions_while_copying(server: Server, source: Database, done: threading.Event) -> None:
-    pid = server.connection.info.backend_pid
-    with server.params.session() as connection:
+def _end_sessions_while_copying(
+    params: ConnectionParams, source: Database, pid: int, done: threading.Event
+) -> None:
+    """``pid``: the server's process that copies."""
+    with params.session() as connection:
         remove_session_limits(connection)
-        terminator = Server(server.params, connection)
+        terminator = Server(params, connection)
         while not done.is_set():
             if has_locked(terminator, source.oid, by=pid, mode="ShareLock"):
                 end_sessions(terminator, source.oid)

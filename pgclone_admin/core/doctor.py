@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from .connection import ConnectionParams
 from .errors import PgcloneError
 from .findings import FIXES, Finding, Level, fine, problem
 from .marks import Database
+from .pooler import check_sessions_last
 from .preflight import Check, RestoreNames, TargetChecks
 from .programs import choose_program, find_programs, open_flaws, version_without_flaws
 from .refusals import refused
@@ -20,9 +20,6 @@ from .server import Server
 from .space import megabytes
 
 OLDEST_SERVER = 13
-
-STATEMENTS_OF_POOLER_TEST = 5
-
 
 CHECKS = {
     "is_no_system_database": (
@@ -118,7 +115,7 @@ class _Examiner:
         steps: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
             ("database", self._database),
             ("server", self._version),
-            ("pooler", self._session_lasts),
+            ("pooler", self._pooler),
             ("programs", self._programs),
             ("role", self._rights),
         ]
@@ -161,39 +158,9 @@ class _Examiner:
         else:
             yield fine("server", found)
 
-    def _session_lasts(self) -> Iterator[Finding]:
-        """Two sessions have to be two processes of the server, and a lock to stay with its own.
-
-        A pooler that lends its connections for a transaction each gives both the same one.
-        """
-        number = secrets.randbits(62)
-        with self._asked.maintenance.session() as connection:
-            ours, other = self._server, Server(self._server.params, connection)
-            try:
-                ours.execute("SELECT pg_advisory_lock(%s)", [number])
-                pids = [(_backend(ours), _backend(other)) for _ in range(STATEMENTS_OF_POOLER_TEST)]
-                shared = other.value("SELECT pg_try_advisory_lock(%s)", [number])
-                held = ours.rows(
-                    """
-                    SELECT 1 FROM pg_locks
-                     WHERE locktype = 'advisory' AND objsubid = 1 AND pid = pg_backend_pid()
-                       AND (classid::bigint << 32 | objid::bigint) = %s
-                    """,
-                    [number],
-                )
-            finally:
-                for server in (ours, other):
-                    server.execute("SELECT pg_advisory_unlock_all()")
-        if len(set(pids)) > 1 or pids[0][0] == pids[0][1] or shared or not held:
-            yield Finding(
-                Level.PROBLEM,
-                "pooler",
-                "the maintenance connection goes through a pooler, which does not keep locks and "
-                "settings with their session",
-                FIXES["pooler"],
-            )
-        else:
-            yield fine("pooler", "the maintenance connection keeps its session and its locks")
+    def _pooler(self) -> Iterator[Finding]:
+        found = "the maintenance connection keeps its session and its locks"
+        yield from _run(lambda: check_sessions_last(self._server), "pooler", found)
 
     def _programs(self) -> Iterator[Finding]:
         for name in ("pg_dump", "pg_restore"):
@@ -250,6 +217,8 @@ class _Examiner:
         )
         may_create = True
         for check in target.all():
+            if check == target.sessions_last:
+                continue  # was looked at, also where there are no restores
             about, found = CHECKS.get(check.__name__, (check.__name__, None))
             for finding in _run(check, about, found):
                 may_create = may_create and (finding.level, about) != (Level.PROBLEM, "role")
@@ -322,7 +291,3 @@ def _run(check: Check, about: str, found: str | None) -> Iterator[Finding]:
         yield Finding(Level.WARNING, about, warning, FIXES.get(about, "Look at it."))
     if not warnings and found is not None:
         yield fine(about, found)
-
-
-def _backend(server: Server) -> int:
-    return int(server.value("SELECT pg_backend_pid()"))

@@ -12,7 +12,7 @@ from psycopg2 import errorcodes, sql
 
 from .between import speak_alike
 from .carrier import Carrier, TooSlow
-from .connection import Connection, remove_session_limits
+from .connection import Connection, backend_pid, remove_session_limits
 from .errors import Conflict, ServerUnavailable, TooBusy
 from .kept import Keeping, find_kept
 from .kept_definitions import Agreed, check_definitions
@@ -74,6 +74,7 @@ class Keeper:
         self._reporter = reporter
         self._session: Connection | None = None
         self._past: Connection | None = None
+        self._pids: dict[Connection, int] = {}
         self._carrier = Carrier(())
         self._held_since = 0.0
         self.seconds = 0.0
@@ -82,8 +83,7 @@ class Keeper:
     @property
     def pids(self) -> set[int]:
         """The server's processes of the sessions in the live database."""
-        sessions = (self._session, self._past)
-        return {s.info.backend_pid for s in sessions if s is not None and not s.closed}
+        return {pid for session, pid in self._pids.items() if not session.closed}
 
     def prepare(self) -> None:
         """Copies the rows of all kept tables while everybody goes on writing.
@@ -118,8 +118,7 @@ class Keeper:
             self._again()
         with self._to_temporary.session(autocommit=False) as temporary:
             _prepare(temporary, statement_timeout=HELD_AT_MOST)
-            self._session = live = self._to_live.connect(autocommit=False)
-            _prepare(live)
+            self._session = live = self._stay()
             self._held_since = time.monotonic()
             try:
                 self._lock(live)
@@ -174,6 +173,18 @@ class Keeper:
         self.let_go()
 
     # -- how
+
+    def _stay(self, *, lock_timeout: int = 0) -> Connection:
+        """A session in the live database that is to be spared as long as it is open."""
+        session = self._to_live.connect(autocommit=False)
+        try:
+            _prepare(session, lock_timeout=lock_timeout)
+            self._pids[session] = backend_pid(session)
+            session.rollback()
+        except BaseException:
+            session.close()
+            raise
+        return session
 
     @contextmanager
     def _live_session(self) -> Iterator[Connection]:
@@ -286,8 +297,7 @@ class Keeper:
         past = self._past
         if past is None or past.closed:
             copy = True
-            self._past = past = self._to_live.connect(autocommit=False)
-            _prepare(past, lock_timeout=self._patience)
+            self._past = past = self._stay(lock_timeout=self._patience)
         for _ in range(MOST_CATCH_UPS):
             self._reporter.check()
             if copy or not self._carrier.can_catch_up:

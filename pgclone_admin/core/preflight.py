@@ -23,6 +23,7 @@ from .manifest import Manifest
 from .marks import Database, Mark, MarkKind, new_database_name
 from .names import DumpKey, LocalKey, derived_name
 from .own_databases import check_target, create_like, drop_marked
+from .pooler import check_sessions_last
 from .progress import Reporter
 from .properties import Uncarried, carry_what_can_be, check_accepted
 from .server import Server
@@ -102,6 +103,7 @@ class TargetChecks:
 
     def all(self) -> list[Check]:
         checks: list[Check] = [
+            self.sessions_last,
             self.is_no_system_database,
             self.may_create,
             self.names_are_free,
@@ -110,6 +112,9 @@ class TargetChecks:
         if self.live is not None and not self.names.beside:
             checks += [self.sessions_can_be_ended, self.nothing_pins_it, self.standbys]
         return checks
+
+    def sessions_last(self) -> list[str]:
+        return check_sessions_last(self.server)
 
     def is_no_system_database(self) -> list[str]:
         live = self.live

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import psycopg2
 from psycopg2 import errorcodes, sql
 
-from .connection import Connection, ConnectionParams, remove_session_limits
+from .connection import Connection, ConnectionParams, backend_pid, remove_session_limits
 from .errors import Conflict, PgcloneError, ServerUnavailable, TooBusy
 from .keeper import Keeper
 from .kept import Keeping
@@ -114,6 +114,7 @@ def swap(
         swapping = stack.enter_context(maintenance.session(autocommit=False))
         for connection in (terminating, swapping):
             remove_session_limits(connection)
+        pid = backend_pid(swapping)
         swapping.commit()
         terminator = Server(maintenance, terminating)
         keeper = Keeper(
@@ -136,7 +137,7 @@ def swap(
             check_sessions_can_be_ended(terminator, request.live.oid, request.temporary.oid)
             _check_nothing_is_prepared(terminator, request.live)
             try:
-                won = _attempt(request, terminator, swapping, keeper)
+                won = _attempt(request, terminator, swapping, pid, keeper)
                 done.append(SwapResult(won.seconds, keeper.seconds, attempts, won.lost_settings))
                 break
             except _MayPass as busy:
@@ -209,16 +210,24 @@ class _MayPass(Exception):
 
 
 def _attempt(
-    request: SwapRequest, terminator: Server, swapping: Connection, keeper: Keeper
+    request: SwapRequest, terminator: Server, swapping: Connection, pid: int, keeper: Keeper
 ) -> Swapper:
-    """One swap, or nothing; returns the swapper, which tells how it was."""
+    """One swap, or nothing; returns the swapper, which tells how it was.
+
+    ``pid`` is the server's process of ``swapping``.
+    """
     try:
         keeper.hold()
     except (TooBusy, ServerUnavailable) as busy:
         # Too many connections for a moment are no reason to throw a whole restore away.
         raise _MayPass(busy) from busy
     swapper = Swapper(
-        swapping, request.live, request.temporary, request.parked, request.lose_settings
+        swapping,
+        request.live,
+        request.temporary,
+        request.parked,
+        request.lose_settings,
+        pid=pid,
     )
     swapper.start()
     stayed: list[Session] = []

@@ -32,8 +32,11 @@ class Swapper(threading.Thread):
         temporary: Database,
         parked: Mark,
         lose_settings: Collection[str],
+        *,
+        pid: int,
     ) -> None:
-        """``connection``: one without autocommit, to the maintenance database."""
+        """``connection``: one without autocommit, to the maintenance database, and ``pid`` the
+        server's process behind it."""
         super().__init__(name="pgclone swap", daemon=True)
         self._connection = connection
         self._live = live
@@ -44,7 +47,7 @@ class Swapper(threading.Thread):
         self._refusal: PgcloneError | None = None
         self._cancelling = threading.Lock()
         self._is_renaming = False
-        self.pid: int = connection.info.backend_pid
+        self.pid = pid
         self.error: Exception | None = None
         self.seconds = 0.0
         self.lost_settings: list[Uncarried] = []

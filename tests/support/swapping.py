@@ -227,7 +227,7 @@ class Stops:
 
     _attempt: Any = None
 
-    def _begin_attempt(self, attempt: Any, *_arguments: Any) -> None:
+    def _begin_attempt(self, attempt: Any, *_arguments: Any, **_others: Any) -> None:
         self._attempt = attempt
 
     @property
