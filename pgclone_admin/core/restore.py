@@ -206,6 +206,7 @@ def _restore(
             report.tell(reporter)
             agreed = None
             if live is not None and request.beside is None:
+                target.check_carried(live, temporary)
                 agreed = target.keep_definitions(temporary)
             reporter.phase(Phase.HOOKS)
             pre_swap_hooks(temporary.name)

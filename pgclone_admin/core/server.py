@@ -71,8 +71,9 @@ class Server:
         return self.rows(statement, values)[0][0]
 
     @contextmanager
-    def transaction(self) -> Iterator[Any]:
-        """A transaction on this connection; gives its cursor."""
+    def transaction(self, *, undone: bool = False) -> Iterator[Any]:
+        """A transaction on this connection; gives its cursor. ``undone`` is one that only tries
+        whether its statements are accepted."""
         with self.connection.cursor() as cursor:
             cursor.execute("BEGIN")
             try:
@@ -80,7 +81,7 @@ class Server:
             except BaseException:
                 cursor.execute("ROLLBACK")
                 raise
-            cursor.execute("COMMIT")
+            cursor.execute("ROLLBACK" if undone else "COMMIT")
 
     # -- what there is
 

@@ -28,6 +28,7 @@ from .own_databases import (
 from .parked import settle_parked
 from .preflight import RestoreNames, TargetChecks, run_checks
 from .progress import Phase, Reporter
+from .properties import carry
 from .replicas import end_sessions_on_standbys
 from .server import Server
 from .swap import SwapRequest, SwapResult, swap
@@ -163,6 +164,18 @@ class Target:
             name=name, kind=kind, of=self.names.live, source=source, becomes=becomes, copy=copy
         )
 
+    def check_carried(self, live: Database, temporary: Database) -> None:
+        """:class:`NotCarried` while it is still nobody's trouble: the transaction that renames
+        would find it only after everybody was sent away."""
+        with self.server.transaction(undone=True) as cursor:
+            carry(
+                cursor,
+                live,
+                temporary,
+                temporary.name,
+                lose_settings=self.request.lose_settings,
+            )
+
     def keep_definitions(self, temporary: Database) -> Agreed | None:
         """Gives the temporary database the kept tables of the live one, without their rows."""
         request, server = self.request, self.server
@@ -205,6 +218,7 @@ class Target:
         is what :meth:`keep_definitions` has returned.
         """
         request, server, names = self.request, self.server, self.names
+        self.check_carried(live, temporary)
         becomes = parked_as if request.reversible or parked_as is MarkKind.UNDO else ""
         post = 0
         with ExitStack() as made:

@@ -10,8 +10,9 @@ from pgclone_admin.core.errors import PermissionMissing
 from pgclone_admin.core.names import derived_name
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.core.properties import Properties, carry, split_list_setting
+from pgclone_admin.core.restore import swap_held
 
-from .operations import connected, copy, restore, take, unchanged
+from .operations import connected, copy, request, restore, take, unchanged
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -431,3 +432,38 @@ def test_a_database_that_takes_no_connections_is_copied_by_the_server(make_site)
     result = copy(site, ":closed")
     assert not result.piped
     assert site.database_properties("closed")["connection_limit"] == 0
+
+
+# -- where nothing is loaded before a swap ---------------------------------------------------------
+
+
+def lives(session):
+    with session.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        return cursor.fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["a local copy", "what is held"])
+def test_nobody_is_sent_away_for_a_swap_that_could_not_carry_a_setting(
+    make_site, storage_root, held
+):
+    site = make_site(empty=True)
+    if held:
+        restore(site, take(site, storage_root), storage_root, hold=True)
+    else:
+        copy(site, ":look")
+    alter(site, "ALTER DATABASE {db} SET log_statement = 'all'")
+
+    def swap(*lost):
+        if held:
+            swap_held(request(site, lose_settings=lost), SilentReporter())
+        else:
+            restore(site, ":look", lose_settings=lost)
+
+    with unchanged(site), site.server.held_session(site.name) as session:
+        with pytest.raises(PermissionMissing, match="log_statement") as raised:
+            swap()
+        assert lives(session)
+    assert "--lose-settings log_statement" in raised.value.hint
+    swap("log_statement")
+    assert "log_statement" not in str(site.database_properties()["settings"])
