@@ -120,8 +120,7 @@ class _Examiner:
             ("role", self._rights),
         ]
         if self._asked.restores:
-            steps += [("restore", self._restore), ("sessions", self._sessions)]
-            steps += [("space", self._space)]
+            steps += [("restore", self._restore), ("space", self._space)]
         for about, step in steps:
             try:
                 yield from step()
@@ -241,28 +240,6 @@ class _Examiner:
             which = "all other" if lost else "all"
             found += f", and takes {which} settings and grants of the live one"
         yield fine("proof", found)
-
-    def _sessions(self) -> Iterator[Finding]:
-        if self._live is None or self._server.role().is_superuser:
-            return
-        rows = self._server.rows(
-            """
-            SELECT DISTINCT r.rolname FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
-             WHERE a.datid = %s AND NOT r.rolsuper AND NOT pg_has_role(r.oid, 'USAGE')
-               AND NOT pg_has_role('pg_signal_backend', 'USAGE')
-             ORDER BY 1
-            """,
-            [self._live.oid],
-        )
-        if rows:
-            others = ", ".join(f'"{row[0]}"' for row in rows)
-            name = self._server.role().name
-            yield Finding(
-                Level.PROBLEM,
-                "sessions",
-                f'the role "{name}" may not end the sessions of {others}, which are connected',
-                f'As a superuser: GRANT pg_signal_backend TO "{name}".',
-            )
 
     def _space(self) -> Iterator[Finding]:
         if self._live is None:

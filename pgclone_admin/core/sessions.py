@@ -21,6 +21,8 @@ class Session:
     pid: int
     user: str
     is_superuser: bool
+    may_be_ended: bool
+    """Whether the role of the connection that looked may end it."""
     application: str
 
     def __str__(self) -> str:
@@ -32,15 +34,25 @@ def sessions_in(server: Server, *oids: int) -> list[Session]:
     rows = server.rows(
         """
         SELECT a.pid, coalesce(r.rolname, ''), coalesce(r.rolsuper, false),
+               me.rolsuper OR NOT coalesce(r.rolsuper, false)
+                   AND (coalesce(pg_has_role(r.oid, 'USAGE'), true)
+                        OR pg_has_role('pg_signal_backend', 'USAGE')),
                coalesce(a.application_name, '')
           FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid
+               JOIN pg_roles me ON me.rolname = current_user
          WHERE a.datid = ANY(%s) AND a.usesysid IS NOT NULL AND a.pid <> pg_backend_pid()
         """,
         [list(oids)],
     )
     return [
-        Session(pid=pid, user=user, is_superuser=is_superuser, application=application)
-        for pid, user, is_superuser, application in rows
+        Session(
+            pid=pid,
+            user=user,
+            is_superuser=is_superuser,
+            may_be_ended=may_be_ended,
+            application=application,
+        )
+        for pid, user, is_superuser, may_be_ended, application in rows
     ]
 
 
@@ -62,14 +74,22 @@ def end_sessions(server: Server, *oids: int, spared: Collection[int] = ()) -> li
 
 
 def check_sessions_can_be_ended(server: Server, *oids: int) -> None:
-    """:class:`TooBusy` when a superuser is connected and this role is none."""
-    if server.role()[1]:
-        return
-    if superusers := [session for session in sessions_in(server, *oids) if session.is_superuser]:
+    """:class:`TooBusy` when somebody is connected whom this role may not send away, as the server
+    will say of a superuser, and of a role that this one is no member of."""
+    staying = [session for session in sessions_in(server, *oids) if not session.may_be_ended]
+    if superusers := [session for session in staying if session.is_superuser]:
         raise TooBusy(
             "a superuser is connected to the database and cannot be sent away: "
-            + ", ".join(str(session) for session in superusers),
+            + ", ".join(map(str, superusers)),
             hint="Nothing was changed. End these sessions and try again.",
+        )
+    if staying:
+        role = server.role().name
+        raise TooBusy(
+            f'the role "{role}" may not end sessions that are connected: '
+            + ", ".join(map(str, staying)),
+            hint=f'Nothing was changed. As a superuser: GRANT pg_signal_backend TO "{role}". Or '
+            "end these sessions and try again.",
         )
 
 

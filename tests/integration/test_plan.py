@@ -9,6 +9,7 @@ import pytest
 from pgclone_admin.core.locks import take_lock
 from pgclone_admin.core.programs import choose_program, open_flaws
 from pgclone_admin.core.server import Server
+from tests.support.places import no_database_is_made
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -169,6 +170,18 @@ def test_a_logical_slot_of_the_live_database_stops_a_restore(project):
 
     assert "logical replication slots: plan_test" in failed.stderr
     assert codes(plan) == ["conflict"]
+
+
+def test_a_session_that_cannot_be_ended_stops_a_restore_before_anything_is_made(project):
+    key = project.pgclone("dump").ok().lines[0]
+    with project.server.held_session(project.name, user="other"):
+        plan = planned(project, key, status=1)
+        with no_database_is_made(project.server):
+            failed = project.pgclone("restore", key).failed(1)
+
+    assert codes(plan) == ["too_busy"]
+    assert 'the role "app" may not end sessions that are connected: other (' in failed.stderr
+    assert plan["obstacles"][0]["hint"].startswith("Nothing was changed. As a superuser: GRANT")
 
 
 def test_a_plan_beside_replaces_nothing(project):

@@ -503,8 +503,15 @@ def test_a_reversible_restore_that_does_not_swap_leaves_the_copies_of_the_one_be
     with site.server.held_session(site.name, user="postgres"), pytest.raises(TooBusy):
         restore(site, key, storage_root, reversible=True, hooks=hook)
     assert set(kinds(site).values()) == {"pre", "post"}
-    with site.server.held_session(site.name, user="other"), pytest.raises(TooBusy):
-        restore(site, key, storage_root, reversible=True, hooks=hook)
+
+    with contextlib.ExitStack() as late:
+
+        def hook_and_a_session(name):
+            hook(name)
+            late.enter_context(site.server.held_session(site.name, user="other"))
+
+        with pytest.raises(TooBusy):
+            restore(site, key, storage_root, reversible=True, hooks=hook_and_a_session)
 
     assert site.oid == live
     assert [site.server.oid(pre), site.server.oid(post)] == kept

@@ -123,6 +123,23 @@ def test_with_pg_signal_backend_sessions_of_other_roles_are_ended(own_pg, make_s
     assert site.oid != oid
 
 
+def test_a_session_of_another_role_that_comes_late_ends_nobody(make_site):
+    site = make_site()
+    site.server.admin(f'GRANT CONNECT ON DATABASE "{site.name}" TO other')
+    made = temporary(site)
+    with (
+        site.server.held_session(site.name, user="other"),
+        site.server.held_session(site.name) as ours,
+        unchanged(site),
+    ):
+        with pytest.raises(TooBusy, match=r"may not end sessions .*: other \(tests, pid") as raised:
+            swapped(site, made)
+        with ours.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    assert "pg_signal_backend" in raised.value.hint
+    drop(site, "temp")
+
+
 # -- other things in the way -----------------------------------------------------------------------
 
 
