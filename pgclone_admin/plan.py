@@ -6,23 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from django.db.migrations.loader import MigrationLoader
-
 from .core.archive import Contents, open_archive
+from .core.dump_checks import ArchiveChecks, DumpChecks, left_out
 from .core.errors import PgcloneError
 from .core.kept import find_kept
 from .core.locks import is_locked
-from .core.manifest import Manifest
 from .core.marks import Database
 from .core.names import DumpKey, LocalKey
-from .core.preflight import Check, DumpChecks, RestoreNames, check_extensions, left_out
-from .core.programs import choose_program, open_flaws, version_without_flaws
+from .core.preflight import Check, RestoreNames
+from .core.programs import choose_program
 from .core.progress import SilentReporter
 from .core.restore import local_source
 from .core.server import Server
 from .core.sessions import sessions_in
-from .core.space import Space, check_limit, spaces
+from .core.space import Space, check_limit, check_size_is_known, spaces
 from .core.target import RestoreRequest, target_checks
+from .dump_migrations import check_migrations, migrations_to_run, unknown_migrations
 from .hooks import AnyHook, Stage
 from .hooks.command import CommandHook
 from .store import DumpStore
@@ -260,11 +259,7 @@ def _add_up(
     names: RestoreNames,
 ) -> None:
     if plan.restored_size is None:
-        if request.most_bytes is not None:
-            plan.warnings.append(
-                "how large the dump is when it is restored is not known, so PGCLONE_MAX_DISK_BYTES "
-                "cannot be looked at"
-            )
+        plan.collect([lambda: check_size_is_known(None, request.most_bytes)])
         return
     makes_post = isinstance(key, DumpKey) and ":post" in plan.keeps
     plan.space = spaces(server, names, plan.restored_size, makes_post=makes_post)
@@ -287,12 +282,7 @@ def _examine_dump(
     manifest = store.manifest(key)
     plan.collect(DumpChecks(server, key, plan.dump_size, manifest, request.trust_foreign).all())
     contents = read_contents(store, key)
-    if contents is None:
-        plan.warnings.append(
-            "the archive has a version that is not known here: it is restored in one pass, and "
-            "what is in it cannot be told before"
-        )
-    else:
+    if contents is not None:
         plan.taken_from = f'"{contents.database}", PostgreSQL {contents.server_version}'
         plan.entries = dict(contents.outline.kinds.most_common())
         plan.tablespaces = sorted(contents.outline.tablespaces)
@@ -306,47 +296,16 @@ def _examine_dump(
         directories=request.program_directories,
         oldest=contents.oldest_reader if contents else 0,
     )
-    if (manifest is None or manifest.is_foreign) and (flaws := open_flaws(program)):
-        plan.warnings.append(
-            f"pg_restore {program.version} has {', '.join(flaws)}, by which a dump from elsewhere "
-            f"can run code on this machine: {version_without_flaws(program.major)} has not"
-        )
-    plan.collect([lambda: check_extensions(server, contents)])
+    plan.collect(ArchiveChecks(server, contents, manifest, program).all())
     if manifest is not None:
         plan.restored_size = manifest.source_size
-        _compare_migrations(plan, manifest)
+        plan.collect([lambda: check_migrations(manifest)])
+        plan.unknown_migrations = unknown_migrations(manifest)
+        if plan.runs_migrations:
+            plan.migrations = migrations_to_run(manifest)
 
 
 def read_contents(store: DumpStore, key: DumpKey) -> Contents | None:
     """The table of contents of a dump, of which only the beginning is read."""
     with open_archive(store.open(key), SilentReporter()) as (_stored, archive):
         return archive.contents
-
-
-def _compare_migrations(plan: Plan, manifest: Manifest) -> None:
-    if manifest.migrations is None:
-        return
-    applied = set(manifest.migrations)
-    loader = MigrationLoader(None)
-    if plan.runs_migrations:
-        plan.migrations = [
-            f"{app}.{name}"
-            for app, name in sorted(loader.graph.nodes)
-            if (app, name) not in applied and not _is_replaced(loader, (app, name), applied)
-        ]
-    plan.unknown_migrations = [
-        f"{app}.{name}" for app, name in sorted(applied - set(loader.disk_migrations))
-    ]
-    if plan.unknown_migrations:
-        plan.warnings.append(
-            f"the dump has {len(plan.unknown_migrations)} migrations that this code does not know: "
-            "it was made by newer or other code, which this one may not work with"
-        )
-
-
-def _is_replaced(
-    loader: MigrationLoader, node: tuple[str, str], applied: set[tuple[str, str]]
-) -> bool:
-    """Whether a squashed migration is applied by what it replaces."""
-    replaces = loader.disk_migrations[node].replaces
-    return bool(replaces) and applied.issuperset(replaces)

@@ -108,8 +108,6 @@ class LoadReport:
     def tell(self, reporter: Reporter) -> None:
         for statement in self.skipped_grants:
             reporter.warn(f"left out: {statement}")
-        for entry in self.left_out:
-            reporter.warn(f"left out, as this role cannot create it here: {entry}")
         for statement in self.unchecked_foreign_keys:
             reporter.warn(f"made NOT VALID, as the dump leaves out the rows it names: {statement}")
         for statement in self.tolerated:

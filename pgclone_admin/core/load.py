@@ -26,6 +26,7 @@ from .blocks import TableBlocks, loads_elsewhere, tables_to_copy
 from .breaking import Breakable
 from .build import IndexBuilders
 from .connection import ConnectionParams, one_row, remove_session_limits
+from .dump_checks import left_out
 from .errors import PgcloneError, ProcessFailed, RestoreFailed
 from .extensions import create_extensions
 from .judge import (
@@ -36,7 +37,6 @@ from .judge import (
     Tolerated,
 )
 from .names import TableName
-from .preflight import left_out
 from .process import Child
 from .programs import Command, Program, parse_command, restore_command
 from .progress import Phase, Reporter
@@ -215,6 +215,8 @@ class _Loader:
             (owner,) = one_row(cursor)
             found = left_out(cursor, contents, owner=owner, is_superuser=is_superuser)
         self.report.left_out += found
+        for entry in found:
+            self._reporter.warn(f"left out, as this role cannot create it here: {entry}")
         self._use_tablespaces = not any(entry.startswith("TABLESPACE ") for entry in found)
 
     def _stream(

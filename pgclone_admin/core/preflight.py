@@ -7,21 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from .archive import Contents
-from .connection import ConnectionParams, one_row
+from .connection import ConnectionParams
 from .errors import (
     Conflict,
     DatabaseProtected,
-    IntegrityError,
     PreflightError,
     StandbyUnreached,
-    UntrustedDump,
 )
-from .manifest import Manifest
 from .marks import Database, Mark, MarkKind, new_database_name
-from .names import DumpKey, LocalKey, derived_name
+from .names import LocalKey, derived_name
 from .own_databases import check_target, create_like, drop_marked
 from .pooler import check_sessions_last
 from .progress import Reporter
@@ -224,96 +219,3 @@ class TargetChecks:
     def losses_are_accepted(self, left: list[Uncarried]) -> list[str]:
         check_accepted(left, self.names.live, self.lose_settings)
         return [each.told(self.names.live) for each in left]
-
-
-@dataclass(frozen=True)
-class DumpChecks:
-    """A dump in its storage: what its manifest says, and how many bytes there are."""
-
-    server: Server
-    key: DumpKey
-    size: int
-    manifest: Manifest | None
-    trust_foreign: bool
-
-    def all(self) -> list[Check]:
-        return [self.is_trusted, self.is_whole]
-
-    def is_trusted(self) -> list[str]:
-        warnings = []
-        danger = self.server.danger()
-        if danger is not None:
-            warnings.append(f"the role that restores {danger}: code in the dump has its rights")
-        if self.manifest is None or self.manifest.is_foreign:
-            if danger is not None and not self.trust_foreign:
-                raise UntrustedDump(
-                    f'the dump "{self.key}" was not made by pgclone_admin, and the role that would '
-                    f"restore it {danger}",
-                    hint="A dump can hold code, which runs with the rights of the role that "
-                    "restores. Use a role that is no superuser, or --trust if you know where it "
-                    "comes from.",
-                )
-            if self.manifest is None:
-                warnings.append("the dump has no manifest: whether it is unaltered cannot be told")
-        return warnings
-
-    def is_whole(self) -> list[str]:
-        if self.manifest is not None and self.manifest.size != self.size:
-            raise IntegrityError(
-                f'the dump "{self.key}" has {self.size:,} bytes, its manifest says '
-                f"{self.manifest.size:,}",
-                hint="It was cut short or altered in its storage. Use another dump.",
-            )
-        return []
-
-
-def check_extensions(server: Server, contents: Contents | None) -> list[str]:
-    """:class:`PreflightError` for extensions that the server does not have."""
-    wanted = [e.name for e in contents.entries if e.kind == "EXTENSION"] if contents else []
-    if not wanted:
-        return []
-    available = dict(
-        server.rows(
-            "SELECT name, bool_or(trusted) FROM pg_available_extension_versions"
-            " WHERE name = ANY(%s) GROUP BY name",
-            [wanted],
-        )
-    )
-    if missing := [name for name in wanted if name not in available]:
-        raise PreflightError(
-            f"the dump needs extensions that the server does not have: {', '.join(missing)}",
-            hint="Install their packages on the server. Nothing was changed.",
-        )
-    if server.role().is_superuser:
-        return []
-    return [
-        f'only a superuser may create the extension "{name}", unless the server allows more'
-        for name, trusted in available.items()
-        if not trusted
-    ]
-
-
-def left_out(cursor: Any, contents: Contents, *, owner: str, is_superuser: bool) -> list[str]:
-    """What a restore leaves out, by kind and name: it cannot be made here by this role.
-
-    ``owner`` is the role that makes the objects.
-    """
-    tablespaces = [f"TABLESPACE {name}" for name in _unusable_tablespaces(cursor, contents, owner)]
-    objects = [] if is_superuser else contents.outline.superuser_only.values()
-    return [*tablespaces, *objects]
-
-
-def _unusable_tablespaces(cursor: Any, contents: Contents, owner: str) -> list[str]:
-    """All tablespaces that the dump names, when one of them is missing here or not for ``owner``.
-
-    A tablespace is a directory of the server, and pg_restore uses either all or none.
-    """
-    names = sorted(contents.outline.tablespaces)
-    if not names:
-        return []
-    cursor.execute(
-        "SELECT count(*) FROM pg_tablespace"
-        " WHERE spcname = ANY(%s) AND has_tablespace_privilege(%s, oid, 'CREATE')",
-        [names, owner],
-    )
-    return names if one_row(cursor)[0] < len(names) else []

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from .archive import open_archive
 from .connection import ConnectionParams, remove_session_limits
 from .copy import copy_database
+from .dump_checks import ArchiveChecks, DumpChecks
 from .errors import (
     INTERRUPTIONS,
     Conflict,
@@ -29,12 +31,12 @@ from .manifest import Manifest
 from .marks import Database, Mark, MarkKind
 from .names import UNFINISHED_ROLES, DumpKey, LocalKey, TableName, role_of
 from .own_databases import create_like, drop_marked, dropped_on_error, require_mark
-from .preflight import DumpChecks, RestoreNames, check_extensions, run_checks
+from .preflight import RestoreNames, run_checks
 from .programs import choose_program
 from .progress import Phase, Reporter
 from .properties import carry
 from .server import Server
-from .space import check_limit, spaces
+from .space import check_limit, check_size_is_known, spaces
 from .streams import BLOCK, Readable, StoredReader
 from .swap import put_in_place
 from .target import RestoreRequest, RestoreResult, Target, dropped_unless_kept
@@ -63,8 +65,11 @@ def restore_dump(
     reporter: Reporter,
     *,
     pre_swap_hooks: TemporaryHooks,
+    check_manifest: Callable[[Manifest], list[str]] = lambda _manifest: [],
 ) -> RestoreResult:
     """Restores a dump from a storage.
+
+    ``check_manifest`` may stop it before anything is made, and returns what a person should read.
 
     The live database is not touched before the swap: after any error, and after the death of this
     process, it is what it was. What this run has made is dropped, except the temporary database
@@ -82,8 +87,8 @@ def restore_dump(
     def build(server: Server, model: Database, mark: Mark) -> tuple[Database, LoadReport]:
         size, manifest = source.size(key), source.manifest(key)
         run_checks(DumpChecks(server, key, size, manifest, request.trust_foreign).all(), reporter)
-        if manifest is not None and manifest.source_size is not None:
-            _check_room(request, server, manifest.source_size, makes_post=True)
+        restored_size = None if manifest is None else manifest.source_size
+        _check_room(request, server, restored_size, reporter, makes_post=True)
         reporter.phase(Phase.RESTORING, total=size)
         with ExitStack() as made, open_archive(source.open(key), reporter) as (stored, archive):
             program = choose_program(
@@ -92,7 +97,10 @@ def restore_dump(
                 directories=request.program_directories,
                 oldest=archive.contents.oldest_reader if archive.contents else 0,
             )
-            run_checks([lambda: check_extensions(server, archive.contents)], reporter)
+            checks = ArchiveChecks(server, archive.contents, manifest, program).all()
+            if manifest is not None:
+                checks.append(partial(check_manifest, manifest))
+            run_checks(checks, reporter)
             temporary = create_like(server, model, mark)
             # Also when the archive cannot be closed.
             made.enter_context(dropped_on_error(server, temporary))
@@ -148,7 +156,7 @@ def restore_local(
     def build(server: Server, _model: Database, mark: Mark) -> tuple[Database, LoadReport]:
         reporter.phase(Phase.COPYING)
         local = server.existing(name)
-        _check_room(request, server, server.size(local.name), makes_post=False)
+        _check_room(request, server, server.size(local.name), reporter, makes_post=False)
         copied = copy_database(
             server,
             local,
@@ -255,8 +263,16 @@ def swap_held(
 
 
 def _check_room(
-    request: RestoreRequest, server: Server, restored_size: int, *, makes_post: bool
+    request: RestoreRequest,
+    server: Server,
+    restored_size: int | None,
+    reporter: Reporter,
+    *,
+    makes_post: bool,
 ) -> None:
+    run_checks([lambda: check_size_is_known(restored_size, request.most_bytes)], reporter)
+    if restored_size is None:
+        return
     replaces = request.beside is None and not request.hold and not request.drill
     replaces = replaces and server.database(request.live) is not None
     there = spaces(

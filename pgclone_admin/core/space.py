@@ -44,6 +44,16 @@ def spaces(
     return found
 
 
+def check_size_is_known(restored_size: int | None, most: int | None) -> list[str]:
+    if restored_size is not None or most is None:
+        return []
+    told = (
+        "how large the dump is when it is restored is not known, so PGCLONE_MAX_DISK_BYTES cannot "
+        "be looked at"
+    )
+    return [told]
+
+
 def check_limit(found: Sequence[Space], most: int | None) -> None:
     """:class:`NoRoom` when all of it together is more than ``most`` bytes."""
     peak = sum(space.size for space in found)

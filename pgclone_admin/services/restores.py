@@ -25,6 +25,7 @@ from ..core.restore import restore_dump, restore_local, swap_held
 from ..core.server import Server
 from ..core.target import RestoreRequest, RestoreResult
 from ..databases import live_name, maintenance_params, protected_names, standby_candidates
+from ..dump_migrations import check_migrations
 from ..hooks import AnyHook, HookResult, Stage, check_params, load_hooks, run_hooks
 from ..kept import keeping
 from ..models import REPLACING, Kind, RestoreRun
@@ -130,7 +131,14 @@ def restore(
     if isinstance(key, LocalKey):
         result = restore_local(request, key, reporter, pre_swap_hooks=pre_swap_hooks)
     else:
-        result = restore_dump(request, key, prepared.store, reporter, pre_swap_hooks=pre_swap_hooks)
+        result = restore_dump(
+            request,
+            key,
+            prepared.store,
+            reporter,
+            pre_swap_hooks=pre_swap_hooks,
+            check_manifest=check_migrations,
+        )
     if result.database == request.live:
         results += _run_post_swap_hooks(prepared.post_swap_hooks, options, request.live, reporter)
     return Restored(key, result, results)

@@ -122,7 +122,29 @@ def test_a_plan_names_migrations_that_this_code_does_not_know(project):
     plan = planned(project, key)
 
     assert plan["unknown_migrations"] == ["people.0099_newer"]
-    assert any("does not know" in warning for warning in plan["warnings"])
+    (told,) = [warning for warning in plan["warnings"] if "does not know" in warning]
+    assert "(people.0099_newer)" in told
+    # Whoever restores without having looked at a plan is told the same, and once.
+    warned = project.pgclone("restore", key).ok().stderr
+    assert warned.count(told) == 1
+
+
+def test_a_restore_warns_of_what_its_plan_warns_of_before_it_loads_anything(project):
+    project.server.run("CREATE PUBLICATION everything FOR ALL TABLES", project.name)
+    key = project.pgclone("dump").ok().lines[0]
+    (project.storage_root / f"{key}.json").unlink()
+    project.settings["PGCLONE_MAX_DISK_BYTES"] = 10**12
+
+    plan = planned(project, key)
+    said = project.pgclone("restore", key).ok().stderr
+
+    assert any("how large the dump is" in warning for warning in plan["warnings"])
+    for warning in plan["warnings"]:
+        assert said.count(warning) == 1, warning
+    assert plan["left_out"] == ["PUBLICATION everything"]
+    left_out = said.index("left out, as this role cannot create it here: PUBLICATION everything")
+    assert left_out < said.index("analyzing")
+    assert said.count("PUBLICATION everything") == 1
 
 
 def test_a_plan_lists_every_obstacle_and_fails(project):
