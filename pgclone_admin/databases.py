@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
@@ -14,9 +14,11 @@ import psycopg2
 from django.core.files.storage import storages
 from django.db import DEFAULT_DB_ALIAS, connections
 
+from .core.catalog import tables_meant
 from .core.connection import ConnectionParams, one_row
-from .core.errors import ConfigurationError, PgcloneError, UnknownDatabase
-from .core.names import check_database_name
+from .core.errors import ConfigurationError, PgcloneError, ServerUnavailable, UnknownDatabase
+from .core.names import TableName, check_database_name
+from .core.server import Server
 from .routing import unrouted
 from .settings import settings
 from .site_settings import settings_of_storages
@@ -196,6 +198,29 @@ def site_params(alias: str, name: str) -> ConnectionParams:
     connects to it; raises as :func:`settings_of`."""
     configured = settings_of(alias)
     return _merged(configured, configured.get("OPTIONS") or {}, dbname=name)
+
+
+def site_tables(alias: str, names: Sequence[str]) -> dict[str, TableName]:
+    """Which tables of the live database the quoted SQL ``names`` mean to the site.
+
+    The site's own connection is asked: the search_path of its role, its database and its OPTIONS
+    says in which schema Django has its tables, and that of the role that dumps and restores may say
+    something else. Names that mean no table are left out; all of them when there is no database.
+    Raises as :func:`live_name`, and :class:`~pgclone_admin.core.errors.ServerUnavailable`.
+    """
+    live = live_name(alias)
+    try:
+        with site_params(alias, live).session() as connection, connection.cursor() as cursor:
+            return tables_meant(cursor, names)
+    except ServerUnavailable as error:
+        with Server.connected(maintenance_params(alias)) as server:
+            if server.database(live) is None:
+                return {}
+        error.hint = (
+            "Nothing was changed. Only the site's own connection, as DATABASES has it, can tell in "
+            f"which schema its tables are. {error.hint or ''}"
+        ).rstrip()
+        raise
 
 
 def _params(configured: Mapping[str, Any], alias: str) -> ConnectionParams:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any
@@ -15,8 +16,11 @@ from django.db.models import Model
 from psycopg2 import sql
 
 from .core.between import pipe
+from .core.catalog import MIGRATIONS
 from .core.connection import one_row
 from .core.kept import Keeping, KeptName
+from .core.names import TableName
+from .databases import site_tables
 from .settings import settings
 from .site_settings import session_engine
 
@@ -25,10 +29,32 @@ SESSIONS = "sessions"
 
 def keeping(alias: str) -> Keeping:
     """What a restore of the database ``alias`` leaves as it is."""
+    models = list(kept_models(alias))
+    if not models:
+        return Keeping()
+    people = _people()
+    asked = [model._meta.db_table for model in models]
+    if people is not None:
+        asked.append(people.table)
+    quote = connections[alias].ops.quote_name
+    meant = site_tables(alias, [*map(quote, asked), MIGRATIONS])
+    # What is not there yet, the site has still to migrate to.
+    there = {
+        model: meant[name] for model in models if (name := quote(model._meta.db_table)) in meant
+    }
+    if people is not None:
+        people = replace(people, found=meant.get(quote(people.table)))
     return Keeping(
-        tables=[_kept_name(model, alias) for model in kept_models(alias)],
+        tables=[_kept_name(model, table, people) for model, table in there.items()],
         apps=settings.keep_apps,
+        migrations=meant.get(MIGRATIONS),
     )
+
+
+def kept_names(alias: str) -> list[str]:
+    """The tables of :func:`kept_models`, quoted as Django quotes them."""
+    quote = connections[alias].ops.quote_name
+    return [quote(model._meta.db_table) for model in kept_models(alias)]
 
 
 def kept_models(alias: str) -> Iterator[type[Model]]:
@@ -40,13 +66,36 @@ def kept_models(alias: str) -> Iterator[type[Model]]:
                 yield model
 
 
-def _kept_name(model: type[Model], alias: str) -> KeptName:
-    quoted = connections[alias].ops.quote_name(model._meta.db_table)
+def _kept_name(model: type[Model], table: TableName, people: People | None) -> KeptName:
     if model._meta.label_lower != "sessions.session":
-        return KeptName(name=quoted)
+        return KeptName(table=table)
     # One moment for the whole run: what has expired meanwhile is harmless.
     now = datetime.now(UTC).isoformat()
-    return KeptName(name=quoted, condition=f"expire_date > timestamptz '{now}'", rule=SessionRule())
+    condition = f"expire_date > timestamptz '{now}'"
+    return KeptName(table=table, condition=condition, rule=SessionRule(people))
+
+
+@dataclass(frozen=True)
+class People:
+    """Who can be logged in: the table of the users, and its columns with their number and name."""
+
+    table: str
+    id: str
+    name: str
+    found: TableName | None = None
+    """The table as the live database has it; ``None`` where it has none."""
+
+
+def _people() -> People | None:
+    """``None`` when the site has no users."""
+    try:
+        users = get_user_model()
+    except ImproperlyConfigured:
+        return None
+    name = users._meta.get_field(users.USERNAME_FIELD)
+    # Of a model that inherits its name, the table that has it.
+    options = name.model._meta
+    return People(options.db_table, _column(options.pk), _column(name))
 
 
 class SessionRule:
@@ -57,30 +106,27 @@ class SessionRule:
 
     columns: Sequence[str] = ("session_data",)
 
-    def __init__(self) -> None:
+    def __init__(self, people: People | None) -> None:
+        self._people = people
         self._ids: frozenset[str] = frozenset()
         self._ids_stay_behind = True
 
     def prepare(self, live: Any, temporary: Any) -> bool:
         """Finds the people whom only one of the databases has."""
-        try:
-            users = get_user_model()
-        except ImproperlyConfigured:
+        people = self._people
+        if people is None or people.found is None:
             return False
-        name = users._meta.get_field(users.USERNAME_FIELD)
-        # Of a model that inherits its name, the table that has it.
-        options = name.model._meta
-        columns = [_column(options.pk), _column(name)]
-        if not _has_columns(live, options.db_table, columns):
+        table, columns = people.found, [people.id, people.name]
+        if not _has_columns(live, table, columns):
             return False
-        if not _has_columns(temporary, options.db_table, columns):
+        if not _has_columns(temporary, table, columns):
             # Nobody is there whom the site would know.
             self._ids, self._ids_stay_behind = frozenset(), False
             return True
         names = {
-            "people": sql.Identifier(options.db_table),
-            "id": sql.Identifier(_column(options.pk)),
-            "name": sql.Identifier(_column(name)),
+            "people": sql.Identifier(table.schema, table.name),
+            "id": sql.Identifier(people.id),
+            "name": sql.Identifier(people.name),
         }
         temporary.execute(
             sql.SQL(
@@ -124,11 +170,13 @@ def _column(field: Any) -> str:
     return str(field.column)
 
 
-def _has_columns(cursor: Any, table: str, columns: Sequence[str]) -> bool:
+def _has_columns(cursor: Any, table: TableName, columns: Sequence[str]) -> bool:
     cursor.execute(
-        "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass(%s)"
+        "SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = %s AND c.relname = %s"
         " AND attname = ANY(%s) AND attnum > 0 AND NOT attisdropped",
-        [sql.Identifier(table).as_string(cursor), columns],
+        [table.schema, table.name, columns],
     )
     return bool(one_row(cursor)[0] == len(columns))
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from .core.archive import Contents, open_archive
 from .core.dump_checks import ArchiveChecks, DumpChecks, left_out
 from .core.errors import PgcloneError
-from .core.kept import find_kept
+from .core.kept import kept_in_live
 from .core.locks import is_locked
 from .core.marks import Database
 from .core.names import DumpKey, LocalKey
@@ -192,6 +192,7 @@ def plan_swap(request: RestoreRequest, server: Server, *, prove: bool = True) ->
     # What a local copy replaces stays on the server, also if nobody has asked for it.
     keeps_parked = request.reversible or (mark is not None and mark.source.startswith(":"))
     _check_target(plan, request, server, live, live, keeps_parked=keeps_parked, prove=prove)
+    _look_at_kept_tables(plan, request, server, live)
     return plan
 
 
@@ -241,12 +242,9 @@ def _foretell_copies(
 def _look_at_kept_tables(
     plan: Plan, request: RestoreRequest, server: Server, live: Database
 ) -> None:
-    if not request.keeping.tables:
-        return
-    access = server.params.with_dbname(live.name).with_role(server.role_to_take(live.owner))
     try:
-        with access.session() as connection, connection.cursor() as cursor:
-            plan.kept = sorted(str(table.name) for table in find_kept(cursor, request.keeping))
+        kept = kept_in_live(server, live, request.keeping)
+        plan.kept = sorted(str(table.name) for table in kept)
     except PgcloneError as error:
         plan.add(error)
 

@@ -11,6 +11,7 @@ import psycopg2
 from .connection import ConnectionParams
 from .errors import PgcloneError
 from .findings import FIXES, Finding, Level, fine, problem
+from .kept import Keeping, kept_in_live
 from .marks import Database
 from .pooler import check_sessions_last
 from .preflight import Check, RestoreNames, TargetChecks
@@ -55,6 +56,8 @@ class ServerExamination:
     """How many standbys have their sessions ended by a restore, too."""
     lose_settings: Collection[str] = ()
     """Names of settings and grants that a restore may lose."""
+    keeping: Callable[[], Keeping] = Keeping
+    """Finds the tables that a restore keeps."""
 
 
 def examine_server(examination: ServerExamination) -> Iterator[Finding]:
@@ -120,7 +123,8 @@ class _Examiner:
             ("role", self._rights),
         ]
         if self._asked.restores:
-            steps += [("restore", self._restore), ("space", self._space)]
+            steps += [("restore", self._restore), ("kept tables", self._kept)]
+            steps += [("space", self._space)]
         for about, step in steps:
             try:
                 yield from step()
@@ -240,6 +244,13 @@ class _Examiner:
             which = "all other" if lost else "all"
             found += f", and takes {which} settings and grants of the live one"
         yield fine("proof", found)
+
+    def _kept(self) -> Iterator[Finding]:
+        if self._live is None:
+            return
+        tables = kept_in_live(self._server, self._live, self._asked.keeping())
+        names = ", ".join(sorted(str(table.name) for table in tables))
+        yield fine("kept tables", names or "no tables are kept")
 
     def _space(self) -> Iterator[Finding]:
         if self._live is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from . import evidence
 from .archive import OpenedArchive
-from .catalog import migrations_table, with_partitions
+from .catalog import MIGRATIONS, table_oids, tables_meant, with_partitions
 from .connection import ConnectionParams, one_row, remove_session_limits
 from .errors import (
     ConfigurationError,
@@ -32,6 +32,9 @@ from .server import Server
 from .streams import DumpReader, Readable, blocks
 
 Hooks = Callable[[], Sequence[str]]
+
+LookUp = Callable[[Sequence[str]], Mapping[str, TableName]]
+"""Says which tables the quoted SQL names mean; those that mean none are left out."""
 
 
 class Content(Protocol):
@@ -99,6 +102,9 @@ class DumpRequest:
     exclude: Sequence[str] = ()
     kept: Sequence[str] = ()
     """As ``exclude``, but tables that belong to the site; one that does not exist is nothing."""
+    look_up: LookUp | None = None
+    """What the names mean to the site, whose role may have another search_path than the role of
+    ``maintenance``; ``None`` when they are the names of that one."""
     program_directories: Sequence[str] = ()
     lock_wait_timeout: int = LOCK_WAIT_TIMEOUT
     statement_timeout: int | None = None
@@ -286,14 +292,16 @@ def _gather(database: ConnectionParams, request: DumpRequest) -> _Facts:
         size, encoding = one_row(cursor)
         cursor.execute("SELECT extname, extversion FROM pg_extension ORDER BY extname")
         extensions = tuple(cursor.fetchall())
+        names = [*request.exclude, *request.kept, MIGRATIONS]
+        meant = request.look_up(names) if request.look_up else tables_meant(cursor, names)
         facts = _Facts(
             source_size=size,
             encoding=encoding,
             extensions=extensions,
-            excluded=_resolve_tables(cursor, request.exclude),
-            kept=_resolve_tables(cursor, request.kept, missing_ok=True),
+            excluded=_with_partitions(cursor, [_existing(name, meant) for name in request.exclude]),
+            kept=_with_partitions(cursor, [meant[name] for name in request.kept if name in meant]),
         )
-        if (table := migrations_table(cursor)) is not None:
+        if (table := meant.get(MIGRATIONS)) is not None:
             cursor.execute(f"SELECT app, name FROM {table.quoted} ORDER BY id")  # noqa: S608 - quoted
             facts.migrations = tuple(cursor.fetchall())
         found = evidence.read(cursor)
@@ -301,25 +309,21 @@ def _gather(database: ConnectionParams, request: DumpRequest) -> _Facts:
     return facts
 
 
-def _resolve_tables(
-    cursor: Any, names: Sequence[str], *, missing_ok: bool = False
-) -> tuple[TableName, ...]:
-    """The tables behind ``names``, partitions included, by the names the catalog holds.
+def _existing(name: str, meant: Mapping[str, TableName]) -> TableName:
+    """A name that matches nothing is an error: pg_dump would take it for a pattern without a match
+    and dump the rows that were to be left out."""
+    if name not in meant:
+        raise ConfigurationError(
+            f"the table {name} that is to be left out does not exist in the database",
+            hint="Nothing was dumped. Check the excluded models, or migrate first.",
+        )
+    return meant[name]
 
-    A name that matches nothing is an error: pg_dump would take it for a pattern without a match
-    and dump the rows that were to be left out.
-    """
+
+def _with_partitions(cursor: Any, tables: Sequence[TableName]) -> tuple[TableName, ...]:
+    """The tables and their partitions; :class:`Conflict` when the database has not all of them."""
     found: set[TableName] = set()
-    for name in names:
-        cursor.execute("SELECT to_regclass(%s)::oid", [name])
-        oid = one_row(cursor)[0]
-        if oid is None and missing_ok:
-            continue
-        if oid is None:
-            raise ConfigurationError(
-                f"the table {name} that is to be left out does not exist in the database",
-                hint="Nothing was dumped. Check the excluded models, or migrate first.",
-            )
+    for oid in table_oids(cursor, tables).values():
         cursor.execute(
             f"""
             {with_partitions("%s::oid")}

@@ -12,6 +12,7 @@ from psycopg2 import errorcodes, sql
 
 from .between import speak_alike
 from .carrier import Carrier, TooSlow
+from .catalog import table_oids
 from .connection import Connection, backend_pid, remove_session_limits
 from .errors import Conflict, ServerUnavailable, TooBusy
 from .kept import Keeping, find_kept
@@ -237,13 +238,8 @@ class Keeper:
     def _names(self, session: Connection) -> dict[int, str]:
         """The kept tables, without looking into them."""
         with session.cursor() as cursor:
-            cursor.execute(
-                "SELECT c.oid::bigint, n.nspname || '.' || c.relname FROM unnest(%s) AS name"
-                " JOIN pg_class c ON c.oid = to_regclass(name)"
-                " JOIN pg_namespace n ON n.oid = c.relnamespace",
-                [[kept.name for kept in self._keeping.tables]],
-            )
-            return dict(cursor.fetchall())
+            oids = table_oids(cursor, [kept.table for kept in self._keeping.tables])
+        return {oid: str(table) for table, oid in oids.items()}
 
     def _blockers(self, names: dict[int, str]) -> str:
         """Who holds what, for people."""

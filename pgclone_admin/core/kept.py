@@ -14,9 +14,14 @@ from typing import Any, Protocol
 
 from psycopg2 import sql
 
-from .connection import one_row
 from .errors import Conflict
+from .marks import Database
 from .names import TableName
+from .server import Server
+
+Reference = tuple[int, int, str]
+"""A foreign key between two tables: the oid of the one that has it, that of the other, and how to
+call it."""
 
 
 class RowRule(Protocol):
@@ -35,11 +40,11 @@ class RowRule(Protocol):
 class KeptName:
     """What a site says of one table that it keeps.
 
-    ``name`` is a quoted SQL name. ``condition`` is SQL that is true for the rows to bring over; it
-    has to say the same of the same row at any time.
+    ``table`` exists in the live database. ``condition`` is SQL that is true for the rows to bring
+    over; it has to say the same of the same row at any time.
     """
 
-    name: str
+    table: TableName
     condition: str = "true"
     rule: RowRule | None = None
 
@@ -51,6 +56,8 @@ class Keeping:
 
     tables: Sequence[KeptName] = ()
     apps: Sequence[str] = ()
+    migrations: TableName | None = None
+    """Where the live database says which migrations are applied."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,93 +85,88 @@ class KeptTable:
 
 
 def find_kept(cursor: Any, keeping: Keeping) -> list[KeptTable]:
-    """The kept tables that exist in the database of ``cursor``, those that are referred to first.
+    """The kept tables in the database of ``cursor``, those that are referred to first. One query,
+    however many there are: writers may be waiting.
 
-    :class:`Conflict` when a foreign key leads from a kept table to another one or back: such a row
-    could not be kept without the other.
+    :class:`Conflict` when one is missing, or is no ordinary table, or a foreign key leads from a
+    kept table to another one or back: such a row could not be kept without the other.
     """
+    wanted = {kept.table: kept for kept in keeping.tables}
+    cursor.execute(_DESCRIPTION, [[t.schema for t in wanted], [t.name for t in wanted]])
+    rows = cursor.fetchall()
     found: dict[int, KeptTable] = {}
-    for kept in keeping.tables:
-        cursor.execute("SELECT to_regclass(%s)::oid", [kept.name])
-        oid = one_row(cursor)[0]
-        if oid is not None and oid not in found:
-            found[oid] = _describe(cursor, oid, kept)
-    references = _references(cursor, list(found))
+    for oid, schema, name, kind, columns, key, sequences, _references in rows:
+        kept = wanted[TableName(schema, name)]
+        if kind != "r":
+            raise Conflict(
+                f"{kept.table} cannot be kept: it is no ordinary table",
+                hint="Nothing was changed. Take its app out of PGCLONE_KEEP_APPS.",
+            )
+        found[oid] = KeptTable(
+            oid=oid,
+            name=kept.table,
+            columns=tuple(columns),
+            key=tuple(key),
+            sequences=tuple(TableName(*sequence) for sequence in sequences),
+            condition=kept.condition,
+            rule=kept.rule,
+        )
+    if missing := sorted(wanted.keys() - {table.name for table in found.values()}):
+        raise Conflict(
+            f"the site has kept tables that are not here: {', '.join(map(str, missing))}",
+            hint="The live database is as it was. Let DATABASES and PGCLONE_CONNECTIONS lead to "
+            "the same database of the same server, and migrate nothing meanwhile.",
+        )
+    # Two tables may both tell of the same key.
+    keys = {(one, other, text) for row in rows for one, other, text in row[-1]}
+    references = sorted(keys, key=lambda key: key[2])
     _check_closed(references, found)
     return _in_order(found, references)
 
 
-def _describe(cursor: Any, oid: int, kept: KeptName) -> KeptTable:
-    cursor.execute(
-        "SELECT n.nspname, c.relname, c.relkind FROM pg_class c"
-        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s",
-        [oid],
-    )
-    schema, name, kind = one_row(cursor)
-    if kind != "r":
-        raise Conflict(
-            f"{kept.name} cannot be kept: it is no ordinary table",
-            hint="Nothing was changed. Take its app out of PGCLONE_KEEP_APPS.",
-        )
-    cursor.execute(
-        "SELECT attname FROM pg_attribute WHERE attrelid = %s AND attnum > 0"
-        " AND NOT attisdropped AND attgenerated = '' ORDER BY attnum",
-        [oid],
-    )
-    columns = tuple(row[0] for row in cursor.fetchall())
-    cursor.execute(
-        """
-        SELECT a.attname FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, place)
-          JOIN pg_attribute a ON a.attnum = k.num
-         WHERE i.indrelid = %s AND i.indisprimary AND a.attrelid = i.indrelid ORDER BY k.place
-        """,
-        [oid],
-    )
-    key = tuple(row[0] for row in cursor.fetchall())
-    cursor.execute(
-        """
-        SELECT n.nspname, s.relname FROM pg_class s JOIN pg_namespace n ON n.oid = s.relnamespace
-         WHERE s.relkind = 'S' AND s.oid IN (
-            SELECT d.objid FROM pg_depend d
-             WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
-               AND d.refobjid = %(oid)s AND d.deptype IN ('a', 'i')
-             UNION ALL  -- what a default uses and the table does not own
-            SELECT d.refobjid FROM pg_attrdef a JOIN pg_depend d ON d.objid = a.oid
-             WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass
-               AND a.adrelid = %(oid)s)
-         ORDER BY 1, 2
-        """,
-        {"oid": oid},
-    )
-    sequences = tuple(TableName(*row) for row in cursor.fetchall())
-    return KeptTable(
-        oid=oid,
-        name=TableName(schema, name),
-        columns=columns,
-        key=key,
-        sequences=sequences,
-        condition=kept.condition,
-        rule=kept.rule,
-    )
+def kept_in_live(server: Server, live: Database, keeping: Keeping) -> list[KeptTable]:
+    """:func:`find_kept` in the live database, as the role that a restore does its work with; raises
+    what a restore would come to."""
+    if not keeping.tables:
+        return []
+    access = server.params.with_dbname(live.name).with_role(server.role_to_take(live.owner))
+    with access.session() as connection, connection.cursor() as cursor:
+        return find_kept(cursor, keeping)
 
 
-def _references(cursor: Any, oids: list[int]) -> list[tuple[int, int, str]]:
-    """Foreign keys from or to the tables: from, to, and how to call them."""
-    cursor.execute(
-        """
-        SELECT conrelid, confrelid, format('%%s (from %%s to %%s)', conname, conrelid::regclass,
-                                           confrelid::regclass)
-          FROM pg_constraint
-         WHERE contype = 'f' AND conrelid <> confrelid
-           AND (conrelid = ANY(%(oids)s::oid[]) OR confrelid = ANY(%(oids)s::oid[]))
-         ORDER BY conname
-        """,
-        {"oids": oids},
-    )
-    return list(cursor.fetchall())
+_DESCRIPTION = """
+SELECT c.oid::bigint, n.nspname, c.relname, c.relkind,
+       ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0
+                AND NOT attisdropped AND attgenerated = '' ORDER BY attnum),
+       ARRAY(SELECT a.attname::text
+               FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, place)
+               JOIN pg_attribute a ON a.attnum = k.num
+              WHERE i.indrelid = c.oid AND i.indisprimary AND a.attrelid = c.oid ORDER BY k.place),
+       ARRAY(SELECT ARRAY[m.nspname::text, s.relname::text]
+               FROM pg_class s JOIN pg_namespace m ON m.oid = s.relnamespace
+              WHERE s.relkind = 'S' AND s.oid IN (
+                 SELECT d.objid FROM pg_depend d
+                  WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+                    AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')
+                  UNION ALL  -- what a default uses and the table does not own
+                 SELECT d.refobjid FROM pg_attrdef a JOIN pg_depend d ON d.objid = a.oid
+                  WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass
+                    AND a.adrelid = c.oid)
+              ORDER BY 1),
+       coalesce((SELECT json_agg(json_build_array(
+                           conrelid::bigint, confrelid::bigint,
+                           format('%%s (from %%s to %%s)', conname, conrelid::regclass,
+                                  confrelid::regclass)))
+                   FROM pg_constraint
+                  WHERE contype = 'f' AND conrelid <> confrelid AND c.oid IN (conrelid, confrelid)),
+                '[]')
+  FROM unnest(%s::text[], %s::text[]) AS kept(schema, name)
+  JOIN pg_namespace n ON n.nspname = kept.schema
+  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = kept.name
+"""
 
 
-def _check_closed(references: list[tuple[int, int, str]], found: dict[int, KeptTable]) -> None:
+def _check_closed(references: Sequence[Reference], found: dict[int, KeptTable]) -> None:
     if open_keys := [text for one, other, text in references if not {one, other} <= found.keys()]:
         raise Conflict(
             f"kept tables have foreign keys from or to other tables: {', '.join(open_keys)}",
@@ -173,9 +175,7 @@ def _check_closed(references: list[tuple[int, int, str]], found: dict[int, KeptT
         )
 
 
-def _in_order(
-    found: dict[int, KeptTable], references: list[tuple[int, int, str]]
-) -> list[KeptTable]:
+def _in_order(found: dict[int, KeptTable], references: Sequence[Reference]) -> list[KeptTable]:
     ordered: list[int] = []
     waiting = sorted(found, key=lambda oid: found[oid].name)
     while waiting:

@@ -10,7 +10,6 @@ from typing import Any
 import psycopg2
 from psycopg2 import sql
 
-from .catalog import migrations_table
 from .connection import Connection, ConnectionParams, one_row, remove_session_limits
 from .errors import Conflict
 from .kept import Keeping, KeptTable, find_kept
@@ -52,7 +51,7 @@ def put_definitions(
             tables = [table.name for table in find_kept(there, keeping)]
             if not tables:
                 return Agreed({}, {})
-            migrations = migrations_table(there)
+            migrations = keeping.migrations
             wanted, present = definitions(there, tables), definitions(here, tables)
             # All or none: they may refer to one another.
             missing = tables if present != wanted else []

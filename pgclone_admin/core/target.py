@@ -13,7 +13,7 @@ from .connection import ConnectionParams
 from .copy import copy_database, load_from_database
 from .errors import INTERRUPTIONS, Conflict, HookFailed, PgcloneError
 from .judge import LoadReport, Tolerated
-from .kept import Keeping
+from .kept import Keeping, kept_in_live
 from .kept_definitions import Agreed, put_definitions
 from .locks import check_lock, take_lock
 from .marks import Database, Mark, MarkKind, new_database_name, set_comment
@@ -154,6 +154,8 @@ class Target:
             model = live or server.default_model()
             checks = target_checks(request, server, live, model, keeps_parked=keeps_parked)
             run_checks(checks.all(), reporter)
+            if live is not None and request.beside is None:
+                kept_in_live(server, live, request.keeping)
             settle_parked(server, names)
             yield cls(request, server, names, live, model, checks, reporter)
 

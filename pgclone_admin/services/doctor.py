@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 
 from django.core.checks import ERROR
 from django.core.checks.registry import registry
@@ -21,6 +22,7 @@ from ..databases import (
     settings_of,
     standby_candidates,
 )
+from ..kept import keeping
 from ..options import Options
 from ..routing import uses_pgconnection
 from ..settings import settings
@@ -62,6 +64,7 @@ def _server(options: Options, reached_standbys: int) -> Iterator[Finding]:
             restores=settings.allow_restore,
             reached_standbys=reached_standbys,
             lose_settings=settings.lose_settings,
+            keeping=partial(keeping, options.database),
         )
     except PgcloneError as error:
         yield problem("settings", error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from functools import partial
 
 from django.apps import apps
 from django.db import connections
@@ -14,10 +15,10 @@ from ..core.errors import UnknownModel
 from ..core.manifest import Manifest
 from ..core.programs import LOCK_WAIT_TIMEOUT
 from ..core.progress import Reporter
-from ..databases import live_name, maintenance_params
+from ..databases import live_name, maintenance_params, site_tables
 from ..hooks import AnyHook, Stage, check_params, load_hooks, run_hooks
 from ..identity import user_of_process
-from ..kept import keeping
+from ..kept import kept_names
 from ..options import Options
 from ..settings import settings
 from ..store import DumpStore
@@ -46,7 +47,8 @@ def create_dump(options: Options, reporter: Reporter, *, taken_by: str | None = 
         ),
         codec=settings.compression,
         exclude=_tables(options.database, options.exclude),
-        kept=[kept.name for kept in keeping(options.database).tables],
+        kept=kept_names(options.database),
+        look_up=partial(site_tables, options.database),
         program_directories=settings.bin_dirs,
         lock_wait_timeout=settings.lock_timeout or LOCK_WAIT_TIMEOUT,
         statement_timeout=settings.statement_timeout,

@@ -31,6 +31,7 @@ from pgclone_admin.core.keeper import Keeper
 from pgclone_admin.core.kept import Keeping, KeptName
 from pgclone_admin.core.locks import take_lock
 from pgclone_admin.core.marks import Database
+from pgclone_admin.core.names import TableName
 from pgclone_admin.core.recovery import Outcome, RecoveryRequest, recover_databases
 from pgclone_admin.services.recovery import recover_temporary
 from tests.integration.operations import (
@@ -52,7 +53,7 @@ from tests.support.writers import NAMES, TABLES, Writers
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("nothing_left_behind")]
 
-KEEPING = Keeping(tables=[KeptName(name=name) for name in NAMES])
+KEEPING = Keeping(tables=[KeptName(table=TableName("public", name)) for name in NAMES])
 
 
 @pytest.fixture(params=[18, 15], ids=lambda major: f"pg{major}")

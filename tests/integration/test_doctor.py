@@ -79,6 +79,7 @@ def test_where_all_is_well_everything_was_looked_at(any_pg, make_site) -> None:
         "programs",
         "role",
         "names",
+        "kept tables",
         "sessions",
         "replication",
         "proof",

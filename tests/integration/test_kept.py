@@ -13,7 +13,7 @@ from pgclone_admin.core import keeper as keeper_module
 from pgclone_admin.core.errors import Conflict, TooBusy
 from pgclone_admin.core.keeper import Keeper
 from pgclone_admin.core.kept import Keeping, KeptName
-from pgclone_admin.core.names import derived_name
+from pgclone_admin.core.names import TableName, derived_name
 from pgclone_admin.core.progress import SilentReporter
 
 from .operations import drop, labelled, restore, swapped, take, temporary, unchanged
@@ -38,7 +38,10 @@ CREATE TRIGGER shout BEFORE INSERT OR UPDATE ON queue FOR EACH ROW EXECUTE FUNCT
 
 NAMES = ("queue", "login", "history", "scrap")
 
-KEEPING = Keeping(tables=[KeptName(name=f'"{name}"') for name in NAMES])
+KEEPING = Keeping(tables=[KeptName(table=TableName("public", name)) for name in NAMES])
+
+
+LOGIN = TableName("public", "login")
 
 
 def fill(site, count=50):
@@ -176,7 +179,7 @@ def test_a_condition_leaves_rows_behind(kept_site, monkeypatch):
         monkeypatch, lambda: site.run("UPDATE login SET until = '2001-01-01' WHERE key = 'k4'")
     )
     left = int(site.run("SELECT count(*) FROM login WHERE until > '2020-01-01'")[0][0])
-    keeping = Keeping(tables=[KeptName(name='"login"', condition="until > '2020-01-01'")])
+    keeping = Keeping(tables=[KeptName(table=LOGIN, condition="until > '2020-01-01'")])
     swapped(site, made, keeping=keeping)
     assert site.run("SELECT count(*) FROM login") == [(left - 1,)]
     drop(site, "swap")
@@ -205,7 +208,7 @@ def test_a_rule_leaves_rows_behind_also_those_that_came_later(kept_site, monkeyp
             UPDATE login SET data = 'changed' WHERE key IN ('k3', 'k4');
         """),
     )
-    swapped(site, made, keeping=Keeping(tables=[KeptName(name='"login"', rule=EvenRule())]))
+    swapped(site, made, keeping=Keeping(tables=[KeptName(table=LOGIN, rule=EvenRule())]))
     odd = [(f"k{i}",) for i in [*range(3, 51, 2), 201]]
     assert sorted(site.run("SELECT key FROM login")) == sorted(odd)
     assert site.run("SELECT data FROM login WHERE key = 'k3'")[0][0].tobytes() == b"changed"

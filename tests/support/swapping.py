@@ -263,7 +263,7 @@ def main() -> None:
     from pgclone_admin.core.kept import Keeping, KeptName  # noqa: PLC0415
     from pgclone_admin.core.locks import check_lock, take_lock  # noqa: PLC0415
     from pgclone_admin.core.marks import Mark  # noqa: PLC0415
-    from pgclone_admin.core.names import derived_name  # noqa: PLC0415
+    from pgclone_admin.core.names import TableName, derived_name  # noqa: PLC0415
     from pgclone_admin.core.progress import SilentReporter  # noqa: PLC0415
     from pgclone_admin.core.server import Server  # noqa: PLC0415
     from pgclone_admin.core.swap import SwapRequest, swap  # noqa: PLC0415
@@ -288,7 +288,10 @@ def main() -> None:
                         parked=Mark.new(name=derived_name(live, "swap"), kind="parked", of=live),
                         keeping=Keeping(
                             tables=[
-                                KeptName(name=name, condition=asked["conditions"].get(name, "true"))
+                                KeptName(
+                                    table=TableName("public", name),
+                                    condition=asked["conditions"].get(name, "true"),
+                                )
                                 for name in asked["tables"]
                             ]
                         ),
