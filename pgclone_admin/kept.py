@@ -108,6 +108,8 @@ class SessionRule:
 
     def __init__(self, people: People | None) -> None:
         self._people = people
+        found = None if people is None else people.found
+        self.reads: Sequence[TableName] = [] if found is None else [found]
         self._ids: frozenset[str] = frozenset()
         self._ids_stay_behind = True
 

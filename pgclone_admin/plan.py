@@ -9,7 +9,7 @@ from datetime import datetime
 from .core.archive import Contents, open_archive
 from .core.dump_checks import ArchiveChecks, DumpChecks, left_out
 from .core.errors import PgcloneError
-from .core.kept import kept_in_live
+from .core.kept_rights import kept_in_live
 from .core.locks import is_locked
 from .core.marks import Database
 from .core.names import DumpKey, LocalKey

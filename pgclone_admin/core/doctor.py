@@ -11,7 +11,8 @@ import psycopg2
 from .connection import ConnectionParams
 from .errors import PgcloneError
 from .findings import FIXES, Finding, Level, fine, problem
-from .kept import Keeping, kept_in_live
+from .kept import Keeping
+from .kept_rights import kept_in_live
 from .marks import Database
 from .pooler import check_sessions_last
 from .preflight import Check, RestoreNames, TargetChecks

@@ -15,9 +15,7 @@ from typing import Any, Protocol
 from psycopg2 import sql
 
 from .errors import Conflict
-from .marks import Database
 from .names import TableName
-from .server import Server
 
 Reference = tuple[int, int, str]
 """A foreign key between two tables: the oid of the one that has it, that of the other, and how to
@@ -28,6 +26,8 @@ class RowRule(Protocol):
     """Says which rows of a kept table do not come along, beside those its condition leaves out."""
 
     columns: Sequence[str]
+    reads: Sequence[TableName]
+    """Other tables of the live database that it looks into."""
 
     def prepare(self, live: Any, temporary: Any) -> bool:
         """Looks at both databases, by their cursors; whether any row may have to stay behind."""
@@ -122,16 +122,6 @@ def find_kept(cursor: Any, keeping: Keeping) -> list[KeptTable]:
     references = sorted(keys, key=lambda key: key[2])
     _check_closed(references, found)
     return _in_order(found, references)
-
-
-def kept_in_live(server: Server, live: Database, keeping: Keeping) -> list[KeptTable]:
-    """:func:`find_kept` in the live database, as the role that a restore does its work with; raises
-    what a restore would come to."""
-    if not keeping.tables:
-        return []
-    access = server.params.with_dbname(live.name).with_role(server.role_to_take(live.owner))
-    with access.session() as connection, connection.cursor() as cursor:
-        return find_kept(cursor, keeping)
 
 
 _DESCRIPTION = """

@@ -13,8 +13,9 @@ from .connection import ConnectionParams
 from .copy import copy_database, load_from_database
 from .errors import INTERRUPTIONS, Conflict, HookFailed, PgcloneError
 from .judge import LoadReport, Tolerated
-from .kept import Keeping, kept_in_live
+from .kept import Keeping
 from .kept_definitions import Agreed, put_definitions
+from .kept_rights import kept_in_live
 from .locks import check_lock, take_lock
 from .marks import Database, Mark, MarkKind, new_database_name, set_comment
 from .names import LocalKey, TableName

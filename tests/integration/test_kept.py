@@ -189,6 +189,7 @@ class EvenRule:
     """Leaves behind the logins with an even number."""
 
     columns = ("data", "key")
+    reads = ()
 
     def prepare(self, live, temporary):
         return True
