@@ -17,14 +17,13 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_safe
 
-from ..core.errors import PgcloneError
 from ..databases import maintenance_params, replaceable_aliases
 from ..models import LocalDatabase
 from ..services.actors import COPY, RESTORE
 from ..services.allowed import refusal
 from ..services.local_databases import local_databases, server_aliases
 from .local_form import age_of, facts_of, id_of, kind_of, made_from, size_of
-from .local_pages import LocalPages, possible
+from .local_pages import SERVER, LocalPages, possible, reaching
 from .shared import link_to
 
 
@@ -32,7 +31,7 @@ class ServerFilter(admin.SimpleListFilter):
     """Which server the list is of, where the site has databases on several."""
 
     title = gettext_lazy("server")
-    parameter_name = "server"
+    parameter_name = SERVER
 
     @classmethod
     def chosen(cls, request: HttpRequest) -> str:
@@ -137,16 +136,11 @@ class LocalDatabaseAdmin(LocalPages):
             (self.own_url(page, id_of(row)), label) for page, label in possible(row) if page in may
         ]
 
+    @reaching
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         user: Any = request.user
-        try:
-            local_databases(ServerFilter.chosen(request))
-        except PgcloneError as error:
-            return self.error_page(
-                request, "unreachable.html", title=_("Local databases"), error=error
-            )
         response = super().changelist_view(
             request,
             {
@@ -186,6 +180,7 @@ class LocalDatabaseAdmin(LocalPages):
         """The page of one database; nothing on it can be edited."""
         return require_safe(self._show)(request, object_id)
 
+    @reaching
     def _show(self, request: HttpRequest, object_id: str) -> HttpResponse:
         row = self.read(request, object_id)
         row.pages = self._pages(request)

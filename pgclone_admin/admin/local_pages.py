@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import path
+from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods
@@ -25,7 +27,7 @@ from ..services.accounts import Outlook, outlook_of_local
 from ..services.actors import COPY, RESTORE, Actor
 from ..services.allowed import refusal
 from ..services.copies import DROPPABLE
-from ..services.local_databases import alias_of
+from ..services.local_databases import alias_of, server_aliases
 from ..services.restores import Variant, plan_of_swap
 from ..settings import settings
 from . import formats
@@ -34,6 +36,24 @@ from .local_form import CopyForm, facts_of
 from .restore import Outlooks, RestorePages, status_of
 from .restore_form import ConfirmForm, Source, SwapForm
 from .shared import actor_of, require
+
+SERVER = "server"
+"""The parameter of the list that says which server it is of."""
+
+
+def reaching(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """The view of a page about a server; where that does not do what the page needs, the page says
+    so."""
+
+    @wraps(view)
+    def reached(self: LocalPages, request: HttpRequest, *args: Any, **more: Any) -> HttpResponse:
+        try:
+            with refusing():
+                return view(self, request, *args, **more)
+        except PgcloneError as error:
+            return self.unreachable(request, error)
+
+    return reached
 
 
 def possible(row: LocalDatabase) -> list[tuple[str, str]]:
@@ -130,6 +150,24 @@ class LocalPages(RestorePages):
             *super().get_urls(),
         ]
 
+    def unreachable(self, request: HttpRequest, error: PgcloneError) -> HttpResponse:
+        """The page of a server that cannot be asked, with a way to the lists of the others."""
+        aliases = server_aliases()
+        address = self.own_url("changelist")
+        return self.error_page(
+            request,
+            "unreachable.html",
+            title=_("Local databases"),
+            error=error,
+            servers=[(alias, f"{address}?{urlencode({SERVER: alias})}") for alias in aliases]
+            if len(aliases) > 1
+            else [],
+        )
+
+    @reaching
+    def restore_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return super().restore_view(request, object_id)
+
     def source_of(self, row: LocalDatabase) -> tuple[Source, Outlooks]:
         mark, alias = row.mark, alias_of(row)
         if mark is None or alias is None or mark.kind not in LOCAL_COPIES:
@@ -178,6 +216,7 @@ class LocalPages(RestorePages):
             status=status,
         )
 
+    @reaching
     def drop_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Asks, and queues the end of a database."""
         require(request, COPY)
@@ -205,6 +244,7 @@ class LocalPages(RestorePages):
             error=error,
         )
 
+    @reaching
     def swap_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Asks for the name of the live database, and queues the swap of the one that is held."""
         require(request, RESTORE)

@@ -414,8 +414,18 @@ def test_every_server_of_the_site_has_its_list(pages, warehouse):
         assert client.get(url).status_code == 404
 
 
-def test_a_server_that_cannot_be_reached_is_said(pages):
-    own = {"default": {"PORT": "1"}}
-    with override_settings(PGCLONE_CONNECTIONS=own):
-        answer = pages.superuser().get(reverse(LIST))
-    assert "Connection refused" in answer.content.decode()
+def test_a_server_that_cannot_be_reached_is_said_on_every_page(pages, warehouse):
+    row = marked(pages, "pre")
+    client = pages.superuser()
+    one = [url_of(page, row) for page in ("change", "restore", "swap", "drop")]
+    with override_settings(PGCLONE_CONNECTIONS={"default": {"PORT": "1"}}):
+        answers = [client.get(url) for url in (reverse(LIST), *one)]
+        answers.append(client.post(url_of("drop", row)))
+        other = client.get(reverse(LIST), {"server": "warehouse"})
+    for answer in answers:
+        text = answer.content.decode()
+        assert "Connection refused" in text
+        assert f'href="{reverse(LIST)}?server=warehouse"' in text
+    assert {answer.status_code for answer in answers} == {400}
+    assert other.status_code == 200
+    assert not RestoreRun.objects.exists()
