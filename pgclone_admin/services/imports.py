@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from django.db import transaction
+from django.db import router, transaction
 from django.utils import timezone
 
 from .. import __version__
@@ -44,7 +44,7 @@ def import_dump(actor: Actor, given: Mapping[str, Any], path: Path) -> Dump:
     options = resolve(Arguments(database=given.get("database")), verb="dump")
     started = timezone.now()
     manifest = import_archive(options, path, SilentReporter(), instance=given.get("instance"))
-    with transaction.atomic():
+    with transaction.atomic(using=router.db_for_write(Dump)):
         # A refresh may have seen the file already.
         dump, _is_new = Dump.objects.update_or_create(
             location=options.storage_location,

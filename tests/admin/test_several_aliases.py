@@ -9,13 +9,20 @@ import socket
 import threading
 
 import pytest
+from django.apps import apps
 from django.db import connections
+from django.test import override_settings
 from django.urls import reverse
+from django_q.models import OrmQ
 
+from pgclone_admin import runner
 from pgclone_admin.core.marks import Mark
-from pgclone_admin.models import RestoreRun
+from pgclone_admin.core.progress import SilentReporter
+from pgclone_admin.models import Dump, RestoreRun, RunEvent, Status
+from pgclone_admin.options import Arguments, resolve
+from pgclone_admin.services import dumps, imports, requests
 from pgclone_admin.services.actors import Actor
-from pgclone_admin.services.requests import request_drill
+from pgclone_admin.services.restores import Variant
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -67,7 +74,7 @@ def test_a_dump_of_a_second_alias_is_restored_and_drilled_on_its_own_database(pa
 
     page = pages.superuser().get(reverse("admin:pgclone_admin_dump_restore", args=[dump.pk]))
     text = page.content.decode()
-    request_drill(Actor.system("a test"), dump)
+    requests.request_drill(Actor.system("a test"), dump)
 
     assert 'value="second" selected' in text
     assert 'value="second_owner"' not in text
@@ -121,3 +128,57 @@ def test_a_replica_that_does_not_answer_is_waited_for_once_and_then_left_out(
         assert "replica" not in answer.content.decode()
     # libpq tries a silent server a second time where it was to encrypt.
     assert len(came) <= 2
+
+
+@pytest.fixture
+def control(pages, aliases, admin_database):
+    """The database in which the site keeps the tables of this app, which ``default`` has not."""
+    site = admin_database(pages.site.server)
+    aliases("control", site.dsn_dict("app"))
+    tables = ", ".join(
+        model._meta.db_table
+        for model in apps.get_app_config("pgclone_admin").get_models()
+        if model._meta.managed
+    )
+    pages.site.run(f"DROP TABLE {tables} CASCADE")
+    with override_settings(
+        DATABASE_ROUTERS=["tests.project.routers.ByLabel"],
+        TEST_ROUTES={"pgclone_admin": "control"},
+    ):
+        yield site
+
+
+def test_people_ask_for_everything_where_the_tables_of_this_app_are_elsewhere(pages, control):
+    manifest = dumps.create_dump(resolve(Arguments(), verb="dump"), SilentReporter())
+    archive = pages.storage_root / manifest.key
+    actor = Actor.of(pages.superuser().user)
+    given = {"dump_key": manifest.key, "database": "default"}
+
+    imported = imports.import_dump(actor, {}, archive)
+    dump = requests.request_dump(actor, {})
+    runs = [
+        requests.request_restore(actor, given, variant=Variant()),
+        requests.request_drill(actor, imported),
+        requests.request_verification(actor, imported),
+        requests.request_copy(actor, "default", ":copy"),
+    ]
+
+    assert set(Dump.objects.using("control")) == {imported, dump}
+    assert list(RestoreRun.objects.using("control").order_by("pk")) == runs
+    assert RunEvent.objects.using("control").filter(level="audit").count() == 6
+    assert OrmQ.objects.count() == 5
+    assert runner.run_dump(dump) == Status.SUCCEEDED
+    assert [runner.run_restore(run) for run in runs[1:]] == [Status.SUCCEEDED] * 3
+
+
+def test_an_import_that_cannot_be_written_down_makes_no_row_there_either(
+    pages, control, monkeypatch
+):
+    def refuse(*_about):
+        raise ZeroDivisionError
+
+    manifest = dumps.create_dump(resolve(Arguments(), verb="dump"), SilentReporter())
+    monkeypatch.setattr(imports, "audit", refuse)
+    with pytest.raises(ZeroDivisionError):
+        imports.import_dump(Actor.system("a test"), {}, pages.storage_root / manifest.key)
+    assert not Dump.objects.exists()
