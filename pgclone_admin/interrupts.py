@@ -37,7 +37,7 @@ def interruptible(reporter: RunReporter) -> Iterator[None]:
         nonlocal terminated, raised_at
         if number == signal.SIGTERM:
             terminated = True
-            reporter.end(Interrupted("the worker was stopped", hint="Ask again."))
+            reporter.end(Interrupted("the worker was stopped", hint="Request it again."))
         else:
             reporter.end(took_too_long(None))
         reason = reporter.reason_to_end()

@@ -291,7 +291,9 @@ class RunReporter:
         row = rows.values_list("status", "cancel_requested").first()
         if row is not None and row[0] != Status.RUNNING:
             self.end(
-                Conflict("the run was given up, as nothing was heard of it", hint="Ask again.")
+                Conflict(
+                    "the run was given up, as nothing was heard of it", hint="Request it again."
+                )
             )
         elif row is not None and row[1]:
             self.end(Cancelled("cancelled", hint="Nothing was changed."))

@@ -45,7 +45,7 @@ def ask_for_dump(config: str | None = None, database: str | None = None) -> str:
     try:
         dump = request_dump(SCHEDULE, {name: value for name, value in given.items() if value})
     except PgcloneError as error:
-        logger.error("a scheduled dump cannot be asked for: %s", error.code)
+        logger.error("a scheduled dump cannot be requested: %s", error.code)
         raise NotAskedFor(error.code) from None
     return f"dump {dump.pk}"
 

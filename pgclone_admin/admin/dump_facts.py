@@ -31,7 +31,7 @@ def facts_of(dump: Dump) -> Facts:
     not_yet = _("not yet")
     facts: Facts = [
         (_("Taken"), formats.ago(dump.taken_at)),
-        (_("Asked for by"), dump.requested_by or formats.NOTHING),
+        (_("Requested by"), dump.requested_by or formats.NOTHING),
         (_("Database"), dump.database or formats.NOTHING),
         (_("Configuration"), dump.config or formats.NOTHING),
         (_("Instance"), dump.instance or formats.NOTHING),
@@ -67,7 +67,7 @@ def contents_of(dump: Dump) -> Facts:
         (_("Made with pg_dump"), text("program_version")),
         (_("Source database"), text("source_database")),
         (
-            _("Its size then"),
+            _("Database size when dumped"),
             formats.size(source_size if isinstance(source_size, int) else None),
         ),
         (_("Encoding"), text("encoding")),

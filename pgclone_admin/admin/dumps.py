@@ -87,7 +87,7 @@ class DumpAdmin(DumpRestorePage):
         parts = filter(None, [dump.database, dump.config])
         return formats.two_lines(" / ".join(parts) or dump.key, dump.instance)
 
-    @admin.display(description=gettext_lazy("taken, by"), ordering=WHEN)
+    @admin.display(description=gettext_lazy("taken (by)"), ordering=WHEN)
     def taken_cell(self, dump: Dump) -> SafeString:
         when = formats.ago(dump.taken_at or dump.requested_at)
         return formats.two_lines(when, dump.requested_by)

@@ -172,7 +172,7 @@ class LocalPages(RestorePages):
         mark, alias = row.mark, alias_of(row)
         if mark is None or alias is None or mark.kind not in LOCAL_COPIES:
             raise Conflict(
-                f'the database "{row.name}" is none to go back to',
+                f'the database "{row.name}" cannot be reverted to',
                 hint="Choose another one from the list of local databases.",
             )
 

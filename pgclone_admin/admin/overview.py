@@ -161,7 +161,7 @@ def _look_for_worker(overview: Overview, active: list[Run]) -> None:
     waits = [run for run in active if waits_in_vain(run)]
     if waits and not at_work:
         overview.warnings.append(
-            _("Work waits and no worker takes it. Is “manage.py qcluster” running?")
+            _("Runs are waiting and no worker takes them. Is “manage.py qcluster” running?")
         )
     if any(run.is_silent for run in active):
         overview.warnings.append(

@@ -67,7 +67,7 @@ class RestoreRunAdmin(ReadingAdmin):
     def source(self, run: RestoreRun) -> SafeString:
         return formats.two_lines(run.key or formats.NOTHING, run.target and f"→ {run.target}")
 
-    @admin.display(description=gettext_lazy("asked for, by"), ordering="requested_at")
+    @admin.display(description=gettext_lazy("requested (by)"), ordering="requested_at")
     def asked(self, run: RestoreRun) -> SafeString:
         return formats.two_lines(formats.ago(run.requested_at), run.requested_by)
 
@@ -167,8 +167,8 @@ def facts_of(run: RestoreRun) -> Facts:
         (_("From"), run.key or formats.NOTHING),
         (_("To the database"), run.target or formats.NOTHING),
         (_("Alias"), run.database),
-        (_("Asked for by"), run.requested_by or formats.NOTHING),
-        (_("Asked for"), formats.ago(run.requested_at)),
+        (_("Requested by"), run.requested_by or formats.NOTHING),
+        (_("Requested"), formats.ago(run.requested_at)),
         (_("Started"), formats.ago(run.started_at)),
         (_("Finished"), formats.ago(run.finished_at)),
         (_("Worker"), run.worker or formats.NOTHING),

@@ -224,7 +224,7 @@ class ReadingAdmin(BaseAdmin):
         if progress.offer == REQUEUE and (is_own or user.has_perm(needed_for(run))):
             found.append(("requeue", _("Queue it again")))
         if progress.offer == GIVE_UP and user.has_perm(CANCEL):
-            found.append(("give_up", _("Give it up")))
+            found.append(("give_up", _("Mark as lost")))
         if run.is_active and not run.cancel_requested and (is_own or user.has_perm(CANCEL)):
             found.append(("cancel", cancel))
         return [(self.own_url(page, run.pk), label) for page, label in found]

@@ -72,7 +72,7 @@ def request_dump(actor: Actor, given: Given) -> Dump:
     try:
         with transaction.atomic(using=router.db_for_write(Dump)):
             dump.save()
-            _begin(dump, actor, "asked for a dump")
+            _begin(dump, actor, "requested a dump")
     except IntegrityError:
         # The other click was a moment faster.
         if (twin := _twin(dump)) is None:
@@ -274,7 +274,7 @@ def _request(actor: Actor, run: RestoreRun) -> RestoreRun:
                 if (same := _same(run)) is not None:
                     return same
             run.save()
-            _begin(run, actor, f"asked for: {run}")
+            _begin(run, actor, f"requested: {run}")
     except IntegrityError as error:
         other = RestoreRun.objects.filter(
             target=run.target, status__in=ACTIVE, kind__in=REPLACING
@@ -283,7 +283,7 @@ def _request(actor: Actor, run: RestoreRun) -> RestoreRun:
             raise
         raise Conflict(
             f'a restore of the database "{run.target}" is {other.get_status_display()} already: '
-            f"run {other.pk}, asked for by {other.requested_by}",
+            f"run {other.pk}, requested by {other.requested_by}",
             hint="Wait for its end, or cancel it.",
         ) from error
     return run

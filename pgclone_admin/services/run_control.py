@@ -50,7 +50,7 @@ def requeue(actor: Actor, run: Run) -> None:
         actor.require(needed_for(run))
     run.refresh_from_db()
     if run.status != Status.QUEUED:
-        raise Conflict("only what is queued can be queued again", hint="Ask for it anew.")
+        raise Conflict("only what is queued can be queued again", hint="Request it again.")
     audit(run, actor, "queued it again")
     if not enqueue(run):
         raise Conflict(run.error, hint=run.hint)

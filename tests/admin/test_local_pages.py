@@ -185,7 +185,7 @@ def test_a_held_restore_is_swapped_in_by_the_name_of_the_live_database(pages, he
     second = client.post(url, posted)
     run = RestoreRun.objects.get()
     assert second.status_code == 409
-    assert f"run {run.pk}, asked for by {client.user.username}" in second.content.decode()
+    assert f"run {run.pk}, requested by {client.user.username}" in second.content.decode()
     assert runner.run_restore(run) == "succeeded"
     assert str(pages.site.oid) == str(held.oid)
 
@@ -250,7 +250,7 @@ def test_what_is_not_ours_to_touch_has_no_pages(pages):
             assert method(url_of("swap", row)).status_code == 404
             response = method(url_of("restore", row))
             assert response.status_code == 409
-            assert "is none to go back to" in response.content.decode()
+            assert "cannot be reverted to" in response.content.decode()
     unmarked = pages.site.oid
     url = reverse("admin:pgclone_admin_localdatabase_drop", args=[unmarked])
     assert boss.post(url).status_code == 404

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_beh
 ALL = ("view_dump", "view_restorerun")
 
 MISSING = "There is no good dump of the database “default” from here."
-NO_WORKER = "no worker takes it"
+NO_WORKER = "no worker takes them"
 
 
 def index(client):

@@ -162,7 +162,7 @@ def test_f39_f48_of_two_people_one_restores_and_the_other_is_told_which_run(page
     for response in (second, grace.get(url_of(dump))):
         text = response.content.decode()
         assert f'<a href="{run_url}">Run #{run.pk}</a>' in text
-        assert f"asked for by {ada.user.username}" in text
+        assert f"requested by {ada.user.username}" in text
         assert "Replace database" not in text
     assert OrmQ.objects.count() == 1
 

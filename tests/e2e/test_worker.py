@@ -333,7 +333,7 @@ def test_f49_what_is_cancelled_while_it_dumps_stops(office):
         run_control.cancel(ADA, dump)
     assert office.files() == []
     actions = dump.events.filter(level=RunEvent.Level.AUDIT).values_list("text", flat=True)
-    assert list(actions) == ["asked for a dump", "cancelled"]
+    assert list(actions) == ["requested a dump", "cancelled"]
 
 
 def test_f49_what_is_cancelled_in_a_hook_stops(office):
@@ -373,7 +373,7 @@ def test_f39_f48_of_two_restores_that_are_asked_for_one_is_made(office):
     first = asked_restore(key)
     with pytest.raises(Conflict) as caught:
         requests.request_restore(GRACE, {"dump_key": key, "database": "default"}, variant=Variant())
-    assert f"run {first.pk}, asked for by ada" in str(caught.value)
+    assert f"run {first.pk}, requested by ada" in str(caught.value)
     with cluster(office):
         assert outcome(first)[0] == Status.SUCCEEDED
     assert RestoreRun.objects.count() == 1

@@ -173,9 +173,9 @@ def test_a_request_is_a_row_an_action_and_a_task(office):
     dump = requests.request_dump(ada, HERE)
     assert (dump.status, dump.requested_by, dump.options) == (Status.QUEUED, "ada", HERE)
     (event,) = dump.events.all()
-    assert (event.level, event.person, event.text) == ("audit", "ada", "asked for a dump")
+    assert (event.level, event.person, event.text) == ("audit", "ada", "requested a dump")
     (entry,) = LogEntry.objects.all()
-    assert (entry.user_id, entry.change_message) == (ada.user.pk, "asked for a dump")
+    assert (entry.user_id, entry.change_message) == (ada.user.pk, "requested a dump")
     (row,) = OrmQ.objects.all()
     assert (row.task["func"], row.task["args"]) == ("pgclone_admin.tasks.run_dump", (dump.pk,))
 
@@ -273,7 +273,7 @@ def test_f39_f48_of_restores_asked_for_at_the_same_moment_there_is_one(office):
     refused = [each for each in done if isinstance(each, Conflict)]
     assert len(refused) == 3
     for error in refused:
-        assert f"run {run.pk}, asked for by a schedule" in error.message
+        assert f"run {run.pk}, requested by a schedule" in error.message
     assert RestoreRun.objects.count() == OrmQ.objects.count() == 1
 
 
