@@ -78,7 +78,7 @@ class Plan:
     entries: dict[str, int] = field(default_factory=dict)
     """What the dump holds: how many of each kind of its table of contents."""
     sessions: int = 0
-    """Clients that would be sent away by the swap, as of now."""
+    """Sessions that would be ended by the swap, as of now."""
     keeps: list[str] = field(default_factory=list)
     """Local copies that there would be afterwards."""
     drops: list[str] = field(default_factory=list)
@@ -131,8 +131,8 @@ def make_plan(
 ) -> Plan:
     """Looks at everything that a restore needs, changes nothing that lasts.
 
-    With ``prove`` a tiny database is made, entered and dropped: the proof that a restore can work
-    here.
+    With ``prove`` a tiny database is created, connected to and dropped: the proof that a restore
+    can work here.
     """
     live = server.database(request.live)
     model = live or server.default_model()

@@ -313,12 +313,12 @@ def parse_codec(text: str) -> Codec:
 
 
 def as_list(value: Any, where: str) -> list[str]:
-    """A list of texts; one text alone counts as a list of one, as in 1.x."""
+    """A list of strings; one string alone counts as a list of one, as in 1.x."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return list(value)
-    raise ConfigurationError(f"{where} has to be a list of texts")
+    raise ConfigurationError(f"{where} has to be a list of strings")
 
 
 def as_hooks(value: Any, where: str) -> list[HookSpec]:
@@ -329,7 +329,7 @@ def as_hooks(value: Any, where: str) -> list[HookSpec]:
         return list(value)
     raise ConfigurationError(
         f"{where} has to be a list of hooks",
-        hint='As in ["migrate", {"file": "hooks/views.sql"}].',
+        hint='For example: ["migrate", {"file": "hooks/views.sql"}].',
     )
 
 
@@ -361,8 +361,8 @@ def _number(
     """A number in these bounds, or the default as it is."""
     value = _get(name, default, *kinds)
     if value is not None and (value < least or (most is not None and value > most)):
-        bounds = f"from {least}" if most is None else f"from {least} to {most}"
-        raise ConfigurationError(f"PGCLONE_{name} has to be a number of {unit} {bounds}")
+        bounds = f", {least} or more" if most is None else f" from {least} to {most}"
+        raise ConfigurationError(f"PGCLONE_{name} has to be a number of {unit}{bounds}")
     return value
 
 

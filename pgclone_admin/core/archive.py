@@ -219,7 +219,7 @@ def _read_contents(source: Splitter) -> Contents | None:
         entries, outline = _read_entries(fields, version)
     except (ValueError, OverflowError) as error:
         raise IntegrityError(
-            "the table of contents is damaged: a number in it is none",
+            "the table of contents is damaged: it holds an invalid number",
             hint="The archive was altered. Use another dump.",
         ) from error
     return Contents(

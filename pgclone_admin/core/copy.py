@@ -50,8 +50,8 @@ def copy_database(
     An older database of that name gives way as :func:`mark_and_rename` says of ``replaces``;
     ``lose_settings`` are names of settings and grants that the copy may lack.
 
-    The server's own copy is used when nobody is connected, or when ``end_sessions`` allows to send
-    everybody away; clients that connect meanwhile wait for it. Otherwise the copy is piped, and
+    The server's own copy is used when nobody is connected, or when ``end_sessions`` allows to end
+    their sessions; clients that connect meanwhile wait for it. Otherwise the copy is piped, and
     nobody notices.
 
     When this process dies, ``source`` is as it was; a marked or new database may be left. After any

@@ -64,7 +64,7 @@ class ServerExamination:
 def examine_server(examination: ServerExamination) -> Iterator[Finding]:
     """Tells what is right and wrong with a server; never raises for what it finds.
 
-    As for a plan a tiny database is made, entered and dropped; nothing else is changed.
+    As for a plan a tiny database is created, connected to and dropped; nothing else is changed.
     """
     with ExitStack() as stack:
         try:
@@ -92,8 +92,8 @@ def _unreachable(examination: ServerExamination, error: PgcloneError) -> Finding
         Level.PROBLEM,
         "server",
         error.message,
-        f'The database "{examination.live}" can be entered. Let PGCLONE_CONN_DB name another '
-        "database that the role can enter, or let pg_hba.conf admit it to this one.",
+        f'The database "{examination.live}" can be connected to. Let PGCLONE_CONN_DB name another '
+        "database that the role can connect to, or let pg_hba.conf admit it to this one.",
     )
 
 
@@ -147,7 +147,7 @@ class _Examiner:
             pass
         yield fine(
             "database",
-            f'"{self._live.name}" of the role "{self._live.owner}" can be entered',
+            f'"{self._live.name}" of the role "{self._live.owner}" can be connected to',
         )
 
     def _version(self) -> Iterator[Finding]:
@@ -240,7 +240,7 @@ class _Examiner:
         for warning in lost:
             fix = "As a superuser, set it again after a restore."
             yield Finding(Level.WARNING, "proof", warning, fix)
-        found = "a new database can be made, entered and dropped"
+        found = "a new database can be created, connected to and dropped"
         if self._live is not None:
             which = "all other" if lost else "all"
             found += f", and takes {which} settings and grants of the live one"

@@ -3,7 +3,7 @@
 ::
 
     PgcloneError
-    ├── UsageError                what was asked for cannot be meant
+    ├── UsageError                what was asked for makes no sense
     │   ├── InvalidName
     │   ├── ConfigurationError
     │   ├── UnknownDatabase

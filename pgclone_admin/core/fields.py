@@ -83,7 +83,7 @@ class Fields:
     def _checked(length: int) -> int:
         if length > LONGEST_TEXT:
             raise IntegrityError(
-                "the table of contents is damaged: it holds a text without end",
+                "the table of contents is damaged: it holds a string that is too long",
                 hint="The archive was altered. Use another dump.",
             )
         return length

@@ -109,7 +109,8 @@ class LoadReport:
         for statement in self.skipped_grants:
             reporter.warn(f"left out: {statement}")
         for statement in self.unchecked_foreign_keys:
-            reporter.warn(f"made NOT VALID, as the dump leaves out the rows it names: {statement}")
+            said = "made NOT VALID, as the dump leaves out the rows it refers to"
+            reporter.warn(f"{said}: {statement}")
         for statement in self.tolerated:
             reporter.note(f"not possible here and not needed: {statement}")
 
@@ -171,7 +172,7 @@ class ErrorCollector:
                 raise failure(error)
         if len(self.errors) >= MOST_ERRORS:
             raise RestoreFailed(
-                f"pg_restore met with more than {MOST_ERRORS:,} errors, the first is: "
+                f"pg_restore reported more than {MOST_ERRORS:,} errors, the first is: "
                 f"{self.errors[0].message}",
                 hint="The live database was not touched.",
             )

@@ -143,7 +143,7 @@ class Keeper:
             raise TooSlow from error
         if [table.shape for table in tables] != [t.shape for t in self._carrier.tables]:
             raise Conflict(
-                "the kept tables are others than when their rows were copied",
+                "the kept tables have changed since their rows were copied",
                 hint="The live database is as it was. Was it migrated meanwhile? Try again.",
             )
 
@@ -159,7 +159,7 @@ class Keeper:
         return True
 
     def let_go(self) -> None:
-        """Ends the session: who waited for the locks goes on, or is sent away with the others."""
+        """Ends the session: who waited for the locks goes on, or is ended with the others."""
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -193,7 +193,7 @@ class Keeper:
             session = self._to_live.connect(autocommit=False)
         except ServerUnavailable as error:
             error.hint = (
-                "The rows of the kept tables are in this database, so it has to be entered. "
+                "The rows of the kept tables are in this database, so it has to be connected to. "
                 "PGCLONE_KEEP_APPS = [] restores without them."
             )
             raise
@@ -202,9 +202,10 @@ class Keeper:
             yield session
         except psycopg2.errors.LockNotAvailable as error:
             session.rollback()
+            blockers = self._blockers(self._names(session))
             raise TooBusy(
                 "kept tables could not be read: "
-                + (self._blockers(self._names(session)) or "somebody has them alone"),
+                + (blockers or "another session holds them exclusively"),
                 hint="The live database is as it was. Try again when this work is done.",
             ) from error
         finally:

@@ -205,7 +205,7 @@ class TargetChecks:
                     pass
             except PreflightError as error:
                 raise PreflightError(
-                    f"a new database can be made, but not entered: {error}",
+                    f"a new database can be created, but not connected to: {error}",
                     hint="Let pg_hba.conf admit the role to all databases of the server, or give "
                     "PGCLONE_CONNECTIONS a connection past the pooler.",
                 ) from error

@@ -79,8 +79,8 @@ def check_sessions_can_be_ended(server: Server, *oids: int) -> None:
     staying = [session for session in sessions_in(server, *oids) if not session.may_be_ended]
     if superusers := [session for session in staying if session.is_superuser]:
         raise TooBusy(
-            "a superuser is connected to the database and cannot be sent away: "
-            + ", ".join(map(str, superusers)),
+            "a superuser is connected to the database, whose session cannot be ended: "
+            + ", ".join(str(session) for session in superusers),
             hint="Nothing was changed. End these sessions and try again.",
         )
     if staying:

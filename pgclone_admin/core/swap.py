@@ -260,7 +260,7 @@ def _end_sessions_until_done(
 ) -> list[Session]:
     """Sends away whoever is connected, from the moment the swapper holds its lock.
 
-    Not before: who is sent away earlier comes back at once and is in the way again. Then the
+    Not before: whose session is ended earlier comes back at once and is in the way again. Then the
     keeper goes as well, and the renames are approved. Returns who was still there at last.
     """
     oids = request.live.oid, request.temporary.oid

@@ -56,7 +56,7 @@ def normalized(spec: HookSpec) -> HookSpec:
             read = json.loads(spec)
         except ValueError as error:
             raise UnknownHook(
-                f"the hook {shortened(spec)} is no JSON", hint='As in {"file": "views.sql"}.'
+                f"the hook {shortened(spec)} is no JSON", hint='For example: {"file": "views.sql"}.'
             ) from error
         assert isinstance(read, dict)
         return read

@@ -161,7 +161,7 @@ def _add_copy(parser: CommandParser) -> None:
     parser.add_argument(
         "--end-sessions",
         action="store_true",
-        help="send everybody away and take the fast way; clients wait meanwhile",
+        help="end all sessions and let the server copy; clients that connect wait",
     )
     _add_lose_settings(parser)
     _add_common(parser, "the database to copy", storage=False)

@@ -39,7 +39,7 @@ def copy_live(
     """Copies the live database to the local key ``target``; an older copy of that name is replaced
     only if that is wanted, anything else never.
 
-    Without ``end_sessions`` nobody is sent away: the copy is made by the server when nobody is
+    Without ``end_sessions`` no session is ended: the copy is made by the server when nobody is
     connected, else it is piped. ``lose_settings`` are names of settings and grants that it may
     lack, by default those of the settings.
     """

@@ -163,7 +163,7 @@ def wanted_key(options: Options) -> str:
     """What is to be restored; :class:`~pgclone_admin.core.errors.UsageError` when nobody said."""
     if not options.dump_key:
         raise UsageError(
-            "it was not said what to restore",
+            "no dump was named",
             hint='Name a dump, see "pgclone ls", or a configuration that has a "dump_key".',
         )
     return options.dump_key

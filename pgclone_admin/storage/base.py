@@ -100,7 +100,7 @@ def taken(name: str) -> Conflict:
 
 def called_otherwise(name: str) -> Conflict:
     """For a storage that chooses another name instead of saying that this one is taken."""
-    return Conflict(f'the storage wanted to call "{name}" something else')
+    return Conflict(f'the storage would store "{name}" under another name')
 
 
 class Breaks:

@@ -414,7 +414,7 @@ def test_f16_a_storage_that_chooses_another_name_keeps_nothing_under_it(
     site: Site, anything: Place, faulty: Box
 ) -> None:
     faulty.rename = "deep/er/other.dump"
-    with pytest.raises(Conflict, match="wanted to call"):
+    with pytest.raises(Conflict, match="under another name"):
         dump(site, anything.store)
     assert faulty.saves == ["deep/er/other.dump"]
     assert faulty.objects == {}

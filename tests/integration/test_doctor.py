@@ -300,7 +300,7 @@ def test_a_pg_hba_that_knows_only_the_live_database_is_a_problem(own_pg, make_si
     with nothing_changes(site):
         found = the_problem(examine(site))
     assert found.about == "proof"
-    assert found.found.startswith("a new database can be made, but not entered")
+    assert found.found.startswith("a new database can be created, but not connected to")
     assert "pg_hba.conf" in str(found.fix)
 
 

@@ -70,7 +70,7 @@ def test_variables_of_a_script_that_are_empty_say_nothing(project: Project) -> N
     assert (
         project.pgclone("restore", "", *empty)
         .failed()
-        .stderr.startswith("error: it was not said what to restore")
+        .stderr.startswith("error: no dump was named")
     )
 
 

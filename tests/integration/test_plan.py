@@ -173,7 +173,8 @@ def test_a_plan_proves_that_a_new_database_can_be_entered(own_pg, make_project):
     plan = planned(project, key, status=1)
 
     assert codes(plan) == ["preflight"]
-    assert plan["obstacles"][0]["message"].startswith("a new database can be made, but not entered")
+    message = "a new database can be created, but not connected to"
+    assert plan["obstacles"][0]["message"].startswith(message)
     assert "pg_hba.conf" in plan["obstacles"][0]["hint"]
 
 

@@ -169,7 +169,7 @@ ERRORS: dict[str, tuple[list[str], dict[str, Any], str]] = {
         {},
         'there is no management command "migrate; id" to run as a hook',
     ),
-    "nothing to restore": (["restore"], {}, "it was not said what to restore"),
+    "nothing to restore": (["restore"], {}, "no dump was named"),
     "key out of the location": (["restore", "../../x"], {}, 'matches "../../x"'),
     "name that is too long": (["copy", ":" + "n" * 64], {}, "at most 63 bytes"),
     "copy under a reserved name": (["copy", ":pre"], {}, ":pre is made by"),
