@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.template.defaultfilters import date as format_date
 from django.template.defaultfilters import filesizeformat
@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 
 from ..core.errors import PgcloneError
 from ..models import Run, Status
+from ..moments import aware
 
 NOTHING = "—"
 
@@ -43,7 +44,8 @@ def ago(moment: datetime | None) -> SafeString | str:
     """How long ago that was; exactly when, for who points at it."""
     if moment is None:
         return NOTHING
-    if timezone.now() - moment < timedelta(minutes=1):
+    moment = aware(moment)
+    if datetime.now(UTC) - moment < timedelta(minutes=1):
         said = _("just now")
     else:
         said = _("%(time)s ago") % {"time": timesince(moment, depth=1)}
@@ -53,8 +55,12 @@ def ago(moment: datetime | None) -> SafeString | str:
 
 
 def absolute(moment: datetime) -> str:
-    local = timezone.localtime(moment) if timezone.is_aware(moment) else moment
-    return format_date(local, "Y-m-d H:i:s T")
+    return format_date(timezone.localtime(aware(moment)), "Y-m-d H:i:s T")
+
+
+def clock(moment: datetime) -> str:
+    """The time of the day alone."""
+    return f"{timezone.localtime(aware(moment)):%H:%M:%S}"
 
 
 def size(count: int | None) -> str:

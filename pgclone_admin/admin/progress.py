@@ -301,7 +301,7 @@ def _log(events: Iterable[RunEvent]) -> list[Line]:
     return [
         Line(
             at=event.at,
-            time=f"{timezone.localtime(event.at):%H:%M:%S}",
+            time=formats.clock(event.at),
             when=formats.absolute(event.at),
             level=event.level,
             text=_shown(event.text),

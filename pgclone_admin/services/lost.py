@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from django.db import DatabaseError
 from django.db.models import DurationField, ExpressionWrapper, Q
@@ -22,6 +22,7 @@ from ..core.server import Server
 from ..databases import live_name, maintenance_params
 from ..identity import is_gone, local_pid
 from ..models import SILENT_AFTER, Dump, RestoreRun, Run, RunEvent, Status
+from ..moments import aware
 from ..options import Arguments, resolve
 from . import actors
 from .actors import Actor
@@ -165,7 +166,7 @@ def clean_up(run: Run) -> Iterator[Recovered]:
             older_than=timedelta(0),
             dry_run=False,
             under=f"{sanitized(run.instance)}/{sanitized(run.database)}/",
-            since=(run.started_at or datetime.now(UTC)) - SILENT_AFTER,
+            since=aware(run.started_at or timezone.now()) - SILENT_AFTER,
         )
 
 

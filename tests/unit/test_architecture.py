@@ -34,7 +34,7 @@ LAYERS = [
     ("use cases", {"services"}),
     ("what keeps runs", {"queue", "recording", "interrupts", "identity"}),
     ("what is wanted", {"plan", "options"}),
-    ("parts", {"models", "store", "hooks", "kept", "dump_migrations"}),
+    ("parts", {"models", "moments", "store", "hooks", "kept", "dump_migrations"}),
     ("storages", {"storage"}),
     ("connections", {"databases"}),
     ("routes", {"routing", "reconnecting", "threads"}),
