@@ -221,7 +221,7 @@ class ReadingAdmin(BaseAdmin):
         run, user = progress.run, request.user
         is_own = run.requested_by == user.get_username()
         found = []
-        if progress.offer == REQUEUE and (is_own or user.has_perm(needed_for(run))):
+        if progress.offer == REQUEUE and user.has_perm(needed_for(run)):
             found.append(("requeue", _("Queue it again")))
         if progress.offer == GIVE_UP and user.has_perm(CANCEL):
             found.append(("give_up", _("Mark as lost")))
@@ -230,8 +230,7 @@ class ReadingAdmin(BaseAdmin):
         return [(self.own_url(page, run.pk), label) for page, label in found]
 
     def requeue(self, request: HttpRequest, run: Run) -> None:
-        if run.requested_by != request.user.get_username():
-            require(request, needed_for(run))
+        require(request, needed_for(run))
         run_control.requeue(actor_of(request), run)
         messages.info(request, _("It is queued again."))
 

@@ -43,11 +43,10 @@ def cancel(actor: Actor, run: Run) -> None:
 def requeue(actor: Actor, run: Run) -> None:
     """Puts a run into the queue again that waits for a task which is not there any more.
 
-    Whoever has asked for a run may do so, and who might ask for it. Harmless when its task is
-    there: the run is done once. :class:`Conflict` when it does not wait.
+    It takes what asking takes, also from who has asked: that may have been taken away since.
+    Harmless when its task is there: the run is done once. :class:`Conflict` when it does not wait.
     """
-    if run.requested_by != actor.name:
-        actor.require(needed_for(run))
+    actor.require(needed_for(run))
     run.refresh_from_db()
     if run.status != Status.QUEUED:
         raise Conflict("only what is queued can be queued again", hint="Request it again.")

@@ -284,6 +284,22 @@ def test_f47_what_no_queue_has_taken_is_queued_again_by_a_button(
     assert url in shown(asker, run), "a task can be lost, too"
 
 
+def test_who_may_not_ask_any_more_queues_nothing_again(pages):
+    asker = pages.client("view_restorerun")
+    run = pages.run(
+        status=Status.QUEUED,
+        target="",
+        kind=Kind.DRILL,
+        requested_at=timezone.now() - timedelta(minutes=1),
+        requested_by=asker.user.username,
+    )
+    page = shown(asker, run)
+    assert address("requeue", run) not in page
+    assert address("cancel", run) in page
+    assert asker.post(address("requeue", run)).status_code == 403
+    assert OrmQ.objects.count() == 0
+
+
 # -- one run, at work -----------------------------------------------------------------------------
 
 

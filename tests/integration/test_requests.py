@@ -374,6 +374,9 @@ def test_only_what_waits_is_queued_again(office):
     dump = requests.request_dump(person(actors.DUMP), HERE)
     with pytest.raises(NotAllowed):
         run_control.requeue(person(actors.RESTORE, name="grace"), dump)
+    User.objects.get(username="ada").user_permissions.clear()
+    with pytest.raises(NotAllowed):
+        run_control.requeue(Actor.of(User.objects.get(username="ada")), dump)
     dump.move(Status.RUNNING)
     with pytest.raises(Conflict, match="only what is queued"):
         run_control.requeue(SYSTEM, dump)
