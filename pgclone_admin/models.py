@@ -228,7 +228,8 @@ class RestoreRun(Run):
         ordering = ("-requested_at", "-pk")
         constraints: ClassVar = [
             models.UniqueConstraint(
-                fields=["target"],
+                # Two servers may each have a database of that name.
+                fields=["target", "system_identifier"],
                 # Not "in": the server rewrites that when a dump is restored, and the kept table
                 # would be another one than the site's.
                 condition=(Q(status=Status.QUEUED) | Q(status=Status.RUNNING))

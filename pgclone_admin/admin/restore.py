@@ -20,7 +20,7 @@ from django.views.decorators.http import require_http_methods
 from ..core.errors import Conflict, NotAllowed, PgcloneError
 from ..core.refusals import refusing
 from ..databases import live_name
-from ..models import ACTIVE, REPLACING, Dump, RestoreRun, Status
+from ..models import Dump, RestoreRun, Status
 from ..options import Arguments, resolve
 from ..plan import Obstacle, Plan
 from ..services import requests
@@ -219,7 +219,7 @@ def _look(asked: Asked, request: HttpRequest, outlook: Outlooks, *, prove: bool)
         with refusing():
             live = live_name(form.alias)
             # Before the plan, which is then of this database or of a later one, which is refused.
-            oid, _server = requests.live_identity(form.alias)
+            oid, server = requests.live_identity(form.alias)
             plan = _plan_of(form, prove=prove)
     except PgcloneError as error:
         asked.obstacles.append(Obstacle(error.code, error.message, error.hint))
@@ -228,9 +228,7 @@ def _look(asked: Asked, request: HttpRequest, outlook: Outlooks, *, prove: bool)
     form.ask(plan)
     what, accounts = form.cleaned_data["what"], form.cleaned_data.get("accounts", [])
     if what != BESIDE:
-        asked.active = RestoreRun.objects.filter(
-            target=live, status__in=ACTIVE, kind__in=REPLACING
-        ).first()
+        asked.active = requests.replacing(live, server)
     asked.plan = shown(
         plan,
         live=live,

@@ -273,20 +273,30 @@ def _request(actor: Actor, run: RestoreRun) -> RestoreRun:
                 _one_at_a_time(database)
                 if (same := _same(run)) is not None:
                     return same
+            else:
+                _check_alone(run)
             run.save()
             _begin(run, actor, f"requested: {run}")
-    except IntegrityError as error:
-        other = RestoreRun.objects.filter(
-            target=run.target, status__in=ACTIVE, kind__in=REPLACING
-        ).first()
-        if other is None:
-            raise
+    except IntegrityError:
+        _check_alone(run)
+        raise
+    return run
+
+
+def replacing(target: str, identifier: str) -> RestoreRun | None:
+    """What replaces this database of this server, or is going to; ``identifier`` as of
+    :func:`live_identity`. A run of which no server is known is of any."""
+    runs = RestoreRun.objects.filter(target=target, status__in=ACTIVE, kind__in=REPLACING)
+    return runs.filter(system_identifier__in=("", identifier)).first()
+
+
+def _check_alone(run: RestoreRun) -> None:
+    if (other := replacing(run.target, run.system_identifier)) is not None:
         raise Conflict(
             f'a restore of the database "{run.target}" is {other.get_status_display()} already: '
             f"run {other.pk}, requested by {other.requested_by}",
             hint="Wait for its end, or cancel it.",
-        ) from error
-    return run
+        )
 
 
 def _one_at_a_time(database: str) -> None:

@@ -277,6 +277,27 @@ def test_f39_f48_of_restores_asked_for_at_the_same_moment_there_is_one(office):
     assert RestoreRun.objects.count() == OrmQ.objects.count() == 1
 
 
+def replacing_run(office, identifier):
+    return RestoreRun.objects.create(
+        key=KEY,
+        database="default",
+        target=office.name,
+        system_identifier=identifier,
+        requested_by="grace",
+    )
+
+
+def test_a_restore_on_another_server_of_a_database_of_the_same_name_stops_nobody(office):
+    elsewhere = replacing_run(office, "1")
+    here = restore(SYSTEM)
+    assert RestoreRun.objects.filter(status=Status.QUEUED).count() == 2
+    here.move(Status.CANCELLED)
+    elsewhere.move(Status.CANCELLED)
+    commanded = replacing_run(office, "")
+    with pytest.raises(Conflict, match=f"run {commanded.pk}, asked for by grace"):
+        restore(SYSTEM)
+
+
 def test_what_is_live_cannot_be_dropped(office):
     with pytest.raises(DatabaseProtected):
         requests.request_drop(SYSTEM, "default", office.name)
