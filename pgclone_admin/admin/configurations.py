@@ -10,6 +10,7 @@ from django import forms
 from django.apps import apps
 from django.contrib import admin
 from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -20,7 +21,8 @@ from ..databases import replaceable_aliases
 from ..hooks.spec import name_of
 from ..models import Configuration
 from ..options import HOOK_LISTS, configuration_names, configurations_of_settings
-from ..services.actors import is_superuser
+from ..services.actors import Actor, is_superuser
+from ..services.audit import audit_without_row
 from ..services.declared import declared_locations, declared_parameters, hook_names
 from ..settings import HookSpec
 from ..storage import open_backend
@@ -293,6 +295,27 @@ class ConfigurationAdmin(ConfigurationBase):
         form = super().get_form(request, obj, change, **kwargs)
         return type(form.__name__, (form,), {"may_choose_location": is_superuser(request.user)})
 
+    # -- what people do to them, written down where a restore leaves it
+
+    def save_model(self, request: HttpRequest, obj: Configuration, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        # Not the values: a password may be among them.
+        fields = ", ".join(form.changed_data)
+        if not change:
+            _audit(request, obj.name, f"added, with: {fields}")
+        elif fields:
+            _audit(request, form.initial["name"], f"changed: {fields}")
+
+    def delete_model(self, request: HttpRequest, obj: Configuration) -> None:
+        super().delete_model(request, obj)
+        _audit(request, obj.name, "deleted")
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Configuration]) -> None:
+        names = list(queryset.values_list("name", flat=True))
+        super().delete_queryset(request, queryset)
+        for name in names:
+            _audit(request, name, "deleted")
+
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
@@ -307,6 +330,10 @@ class ConfigurationAdmin(ConfigurationBase):
         response = super().changelist_view(request, {**context, **(extra_context or {})})
         assert isinstance(response, HttpResponse)
         return response
+
+
+def _audit(request: HttpRequest, name: str, what: str) -> None:
+    audit_without_row(f'configuration "{name}"', Actor.of(request.user), what)
 
 
 def listed(entries: Sequence[HookSpec] | None) -> str:

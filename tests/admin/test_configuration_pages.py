@@ -6,7 +6,7 @@ import pytest
 from django.test import Client, override_settings
 from django.urls import reverse
 
-from pgclone_admin.models import Configuration
+from pgclone_admin.models import Configuration, RunEvent
 from pgclone_admin.options import Arguments, resolve
 from tests.support import CANARY
 
@@ -168,3 +168,30 @@ def test_every_person_gets_what_they_may(pages):
             assert client.post(urls[1], posted()).status_code == 403, name
             assert client.post(urls[2], posted()).status_code == 403, name
     assert list(Configuration.objects.values_list("name", flat=True)) == ["there"]
+
+
+def test_who_changed_which_fields_is_written_down_and_no_value_is(pages):
+    client = pages.superuser()
+
+    def said():
+        return list(RunEvent.objects.values_list("level", "about", "text", "person"))
+
+    client.post(reverse(ADD), posted(instance=CANARY))
+    row = Configuration.objects.get()
+    change = reverse(CHANGE, args=[row.pk])
+    client.post(change, posted(name="yours", instance=CANARY, require_anonymized="on"))
+    client.post(change, posted(name="yours", instance=CANARY, require_anonymized="on"))
+    client.post(
+        reverse(LIST),
+        {"_selected_action": [row.pk], "action": "delete_selected", "post": "yes"},
+    )
+    Configuration.objects.create(pk=77, name="other")
+    client.post(reverse("admin:pgclone_admin_configuration_delete", args=[77]), {"post": "yes"})
+
+    who = client.user.username
+    assert said() == [
+        ("audit", 'configuration "mine"', "added, with: name, instance", who),
+        ("audit", 'configuration "mine"', "changed: name, require_anonymized", who),
+        ("audit", 'configuration "yours"', "deleted", who),
+        ("audit", 'configuration "other"', "deleted", who),
+    ]
