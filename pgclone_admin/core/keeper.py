@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Iterator
@@ -25,8 +26,10 @@ from .server import Server
 LOCK_WITHIN = 200
 """Milliseconds in which all kept tables have to be locked. Who comes after us waits as well."""
 
-HELD_AT_MOST = 1_500
-"""Milliseconds that one statement may take while writers wait."""
+HELD_AT_MOST = 500
+"""Milliseconds from the wish for the locks until the last changes are there: as long as writers
+wait in one attempt, whatever has changed and however many tables there are. The rename comes on
+top."""
 
 FEW_CHANGES = 1_000
 """Rows that are brought over fast enough for writers to wait for it."""
@@ -78,6 +81,8 @@ class Keeper:
         self._pids: dict[Connection, int] = {}
         self._carrier = Carrier(())
         self._held_since = 0.0
+        self.gives_up_at = math.inf
+        """When (of the monotonic clock) there are to be no more attempts."""
         self.seconds = 0.0
         """How long writers to kept tables had to wait in the last attempt, at most."""
 
@@ -118,15 +123,17 @@ class Keeper:
         if self._past is None or self._past.closed or not self._carrier.can_catch_up:
             self._again()
         with self._to_temporary.session(autocommit=False) as temporary:
-            _prepare(temporary, statement_timeout=HELD_AT_MOST)
+            _prepare(temporary)
             self._session = live = self._stay()
-            self._held_since = time.monotonic()
             try:
-                self._lock(live)
-                self._check_again(live)
-                assert self._past is not None
-                until = time.monotonic() + HELD_AT_MOST / 1000
-                self._carrier.catch_up(live, temporary, self._past, locked=True, until=until)
+                with self._carrier.opened(temporary):
+                    self._prepare_to_lock(live)
+                    until = time.monotonic() + HELD_AT_MOST / 1000
+                    self._held_since = time.monotonic()
+                    self._lock(live)
+                    self._check_again(live)
+                    assert self._past is not None
+                    self._carrier.catch_up(live, temporary, self._past, locked=True, until=until)
             except BaseException as error:
                 self.let_go()
                 if isinstance(error, psycopg2.Error | TooSlow):
@@ -146,6 +153,13 @@ class Keeper:
                 "the kept tables have changed since their rows were copied",
                 hint="The live database is as it was. Was it migrated meanwhile? Try again.",
             )
+
+    @property
+    def left(self) -> int:
+        """Milliseconds of this attempt that are left of :data:`HELD_AT_MOST`."""
+        if self._session is None:
+            return HELD_AT_MOST
+        return round(HELD_AT_MOST - (time.monotonic() - self._held_since) * 1000)
 
     def is_alive(self) -> bool:
         """Whether the session, and with it the locks, has been there all the time."""
@@ -211,6 +225,11 @@ class Keeper:
         finally:
             session.close()
 
+    def _prepare_to_lock(self, live: Connection) -> None:
+        """For all tables together: each one has its own lock_timeout."""
+        with live.cursor() as cursor:
+            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(LOCK_WITHIN)])
+
     def _lock(self, live: Connection) -> None:
         tables = list(self._carrier.tables)
         # A transaction that takes them in another order than we do is in our way for as long as we
@@ -219,14 +238,7 @@ class Keeper:
         names = sql.SQL(", ").join(table.identifier for table in tables)
         try:
             with live.cursor() as cursor:
-                # For all of them together: each one has its own lock_timeout.
-                cursor.execute(
-                    "SELECT set_config('statement_timeout', %s, true)", [str(LOCK_WITHIN)]
-                )
                 cursor.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(names))
-                cursor.execute(
-                    "SELECT set_config('statement_timeout', %s, true)", [str(HELD_AT_MOST)]
-                )
         except psycopg2.errors.QueryCanceled as error:
             live.rollback()
             blockers = self._blockers({t.oid: str(t.name) for t in self._carrier.tables})
@@ -267,10 +279,7 @@ class Keeper:
         if isinstance(error, TooSlow):
             self._reporter.note("too much has changed; bringing it over before the next attempt")
             self._again()
-            raise TooBusy(
-                "the kept tables change too fast for their last changes to be brought over",
-                hint="The live database is as it was. Try again when fewer are at work.",
-            ) from error
+            raise _too_fast() from error
         if isinstance(error, psycopg2.IntegrityError):
             # Rows that exchanged a unique value stand in each other's way.
             self._again(copy=True)
@@ -280,17 +289,29 @@ class Keeper:
         raise explained(error, "the kept tables could not be brought over") from error
 
     def _again(self, *, copy: bool = False) -> None:
-        with (
-            self._live_session() as live,
-            self._to_temporary.session(autocommit=False) as temporary,
-        ):
-            _prepare(temporary)
-            self._bring_nearly_all(live, temporary, copy=copy)
+        """Brings over what has changed, without a lock; :class:`TooBusy` when that takes longer
+        than there is still to be tried."""
+        try:
+            with (
+                self._live_session() as live,
+                self._to_temporary.session(autocommit=False) as temporary,
+            ):
+                _prepare(temporary)
+                until = self.gives_up_at
+                self._bring_nearly_all(live, temporary, copy=copy, until=until)
+        except (TooSlow, psycopg2.errors.QueryCanceled) as error:
+            raise _too_fast() from error
 
     def _bring_nearly_all(
-        self, live: Connection, temporary: Connection, *, copy: bool = False
+        self,
+        live: Connection,
+        temporary: Connection,
+        *,
+        copy: bool = False,
+        until: float = math.inf,
     ) -> None:
-        """Leaves only few changes for the time in which there is a lock."""
+        """Leaves only few changes for the time in which there is a lock; :class:`TooSlow` when it
+        has not come so far until that time of the monotonic clock."""
         past = self._past
         if past is None or past.closed:
             copy = True
@@ -299,22 +320,28 @@ class Keeper:
             self._reporter.check()
             if copy or not self._carrier.can_catch_up:
                 copy = False
-                self._carrier.copy(live, temporary, past)
+                self._carrier.copy(live, temporary, past, until=until)
                 continue
             try:
-                if self._carrier.catch_up(live, temporary, past) < FEW_CHANGES:
+                if self._carrier.catch_up(live, temporary, past, until=until) < FEW_CHANGES:
                     return
             except psycopg2.IntegrityError:
                 copy = True
 
 
-def _prepare(connection: Connection, *, statement_timeout: int = 0, lock_timeout: int = 0) -> None:
-    """Both limits are in milliseconds, 0 for none."""
+def _too_fast() -> TooBusy:
+    return TooBusy(
+        "the kept tables change too fast, or are too large, for their last changes to be brought "
+        f"over in {HELD_AT_MOST / 1000:g} seconds",
+        hint="The live database is as it was. Try again when fewer are at work, or give "
+        "PGCLONE_SWAP_TIMEOUT more seconds. Each kept table is looked through while writers wait: "
+        "delete what nobody needs, as with manage.py clearsessions.",
+    )
+
+
+def _prepare(connection: Connection, *, lock_timeout: int = 0) -> None:
+    """The limit is in milliseconds, 0 for none."""
     remove_session_limits(connection)
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT set_config('statement_timeout', %s, false),"
-            " set_config('lock_timeout', %s, false)",
-            [str(statement_timeout), str(lock_timeout)],
-        )
+        cursor.execute("SELECT set_config('lock_timeout', %s, false)", [str(lock_timeout)])
     speak_alike(connection)

@@ -69,7 +69,8 @@ class KeptTable:
     columns: tuple[str, ...]
     """Without generated ones."""
     key: tuple[str, ...]
-    """The columns of the primary key; empty for a table that has none."""
+    """The columns of the primary key; empty for a table that has none, or one that is deferrable:
+    that one may hold a value twice for a while."""
     sequences: tuple[TableName, ...]
     condition: str
     rule: RowRule | None
@@ -131,7 +132,8 @@ SELECT c.oid::bigint, n.nspname, c.relname, c.relkind,
        ARRAY(SELECT a.attname::text
                FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, place)
                JOIN pg_attribute a ON a.attnum = k.num
-              WHERE i.indrelid = c.oid AND i.indisprimary AND a.attrelid = c.oid ORDER BY k.place),
+              WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate
+                AND a.attrelid = c.oid ORDER BY k.place),
        ARRAY(SELECT ARRAY[m.nspname::text, s.relname::text]
                FROM pg_class s JOIN pg_namespace m ON m.oid = s.relnamespace
               WHERE s.relkind = 'S' AND s.oid IN (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .connection import remove_session_limits
 from .errors import Conflict, PermissionMissing
 from .kept import Keeping, KeptTable, find_kept
 from .marks import Database
@@ -23,6 +24,7 @@ def kept_in_live(server: Server, live: Database, keeping: Keeping) -> list[KeptT
         return []
     access = server.params.with_dbname(live.name).with_role(server.role_to_take(live.owner))
     with access.session() as connection, connection.cursor() as cursor:
+        remove_session_limits(connection)
         tables = find_kept(cursor, keeping)
         _check_rights(cursor, tables, keeping.migrations)
     return tables

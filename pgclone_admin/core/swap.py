@@ -40,7 +40,7 @@ from .sessions import (
     has_locked,
     sessions_in,
 )
-from .swapper import Swapper
+from .swapper import LOCK_TIMEOUT, SHORTEST_LOCK_TIMEOUT, Swapper
 
 SESSIONS_LEAVE_WITHIN = 3.0
 """Seconds after which a session that was told to end is one that cannot be ended."""
@@ -128,7 +128,7 @@ def swap(
         )
         stack.callback(keeper.leave)
         keeper.prepare()
-        deadline = time.monotonic() + request.patience
+        deadline = keeper.gives_up_at = time.monotonic() + request.patience
         pause = FIRST_PAUSE
         attempts = 1
         while True:
@@ -229,6 +229,8 @@ def _attempt(
         request.lose_settings,
         pid=pid,
     )
+    # Connecting sessions hold it for moments; writers to kept tables wait meanwhile.
+    swapper.lock_timeout = min(LOCK_TIMEOUT, max(SHORTEST_LOCK_TIMEOUT, keeper.left))
     swapper.start()
     stayed: list[Session] = []
     interruption: BaseException | None = None

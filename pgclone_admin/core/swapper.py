@@ -20,6 +20,9 @@ from .sessions import POLL
 LOCK_TIMEOUT = 400
 """Milliseconds that the rename waits for its lock; connecting sessions hold it for moments."""
 
+SHORTEST_LOCK_TIMEOUT = 100
+"""What it waits at least, where the last changes of kept tables have taken the time there was."""
+
 
 class Swapper(threading.Thread):
     """The transaction with both renames; it waits in the server while sessions are ended, and here
@@ -48,6 +51,7 @@ class Swapper(threading.Thread):
         self._cancelling = threading.Lock()
         self._is_renaming = False
         self.pid = pid
+        self.lock_timeout = LOCK_TIMEOUT
         self.error: Exception | None = None
         self.seconds = 0.0
         self.lost_settings: list[Uncarried] = []
@@ -115,7 +119,7 @@ class Swapper(threading.Thread):
     def _rename(self) -> None:
         live, temporary, parked = self._live, self._temporary, self._parked
         with self._connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [str(LOCK_TIMEOUT)])
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [str(self.lock_timeout)])
             rename = sql.SQL("ALTER DATABASE {} RENAME TO {}")
             cursor.execute(rename.format(sql.Identifier(live.name), sql.Identifier(parked.name)))
             cursor.execute(rename.format(sql.Identifier(temporary.name), sql.Identifier(live.name)))

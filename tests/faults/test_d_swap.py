@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from pgclone_admin.core import keeper as keeper_module
 from pgclone_admin.core import swap as swap_module
 from pgclone_admin.core import swapper as swapper_module
 from pgclone_admin.core.carrier import Carrier
@@ -621,6 +622,7 @@ def test_f31_tiny_time_limits_end_no_session_of_a_restore(
     key = take(site, storage_root)
     names = ["statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"]
     names += ["transaction_timeout"] if server.major >= 17 else []
+    monkeypatch.setattr(keeper_module, "HELD_AT_MOST", 20_000)
 
     def slow(owner, name):
         original = getattr(owner, name)

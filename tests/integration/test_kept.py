@@ -13,8 +13,12 @@ from pgclone_admin.core import keeper as keeper_module
 from pgclone_admin.core.errors import Conflict, TooBusy
 from pgclone_admin.core.keeper import Keeper
 from pgclone_admin.core.kept import Keeping, KeptName
+from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.names import TableName, derived_name
 from pgclone_admin.core.progress import SilentReporter
+from pgclone_admin.core.server import Server
+from pgclone_admin.core.swap import SwapRequest, swap
+from tests.support.counting_proxy import CountingProxy
 
 from .operations import drop, labelled, restore, swapped, take, temporary, unchanged
 
@@ -400,6 +404,163 @@ def test_changes_that_take_too_long_under_the_lock_are_brought_over_without_it(
     assert any("too much has changed" in note for note in reporter.notes)
     assert rows(site) == rows(site, derived_name(site.name, "swap"))
     drop(site, "swap")
+
+
+def test_a_site_whose_changes_always_take_too_long_is_too_busy_in_time(kept_site, monkeypatch):
+    site = kept_site
+    made = prepared(site)
+    monkeypatch.setattr(keeper_module, "HELD_AT_MOST", 1)
+    started = time.monotonic()
+    with unchanged(site), pytest.raises(TooBusy, match="change too fast, or are too large") as told:
+        swapped(site, made, keeping=KEEPING, patience=2)
+    assert time.monotonic() - started < 20
+    assert "PGCLONE_SWAP_TIMEOUT" in told.value.hint
+    drop(site, "temp")
+
+
+def test_all_that_is_done_while_writers_wait_has_half_a_second_together(kept_site):
+    """A look at one of the tables takes two seconds, which no single limit has to end."""
+    site = kept_site
+    made = prepared(site)
+    slow = KeptName(table=LOGIN, condition="pg_sleep(0.04) IS NOT NULL")
+    others = [KeptName(table=TableName("public", name)) for name in ("queue", "history", "scrap")]
+    done = threading.Event()
+    waited = []
+
+    def write():
+        waited.append(longest_wait(site, "INSERT INTO scrap VALUES ('meanwhile')", done))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with pytest.raises(TooBusy):
+            swapped(site, made, keeping=Keeping(tables=[slow, *others]), patience=5)
+    finally:
+        done.set()
+        writer.join()
+    assert 0.2 < waited[0] < 1
+    drop(site, "temp")
+
+
+def test_copying_again_without_a_lock_ends_with_the_patience(kept_site, monkeypatch):
+    """Also when one statement would take for ever."""
+    site = kept_site
+    made = prepared(site)
+    site.run("CREATE TABLE slow AS SELECT 0.0 AS seconds")
+    keeping = Keeping(
+        tables=[
+            KeptName(
+                table=LOGIN,
+                condition="pg_sleep((SELECT seconds FROM slow)) IS NOT NULL",
+            )
+        ]
+    )
+    before_hold(monkeypatch, lambda: site.run("UPDATE slow SET seconds = 5"))
+    started = time.monotonic()
+    with pytest.raises(TooBusy, match="change too fast, or are too large"):
+        swapped(site, made, keeping=keeping, patience=2)
+    assert time.monotonic() - started < 30  # a look would take 250 seconds
+    drop(site, "temp")
+
+
+def test_many_rows_that_come_after_the_copy_are_brought_over_without_a_lock(make_site, monkeypatch):
+    """Into tables that were empty at the copy, and that the planner believes to be so still."""
+    site = make_site(empty=True)
+    names = ("one", "two", "three")
+    site.run("".join(f"CREATE TABLE {name} (id bigserial PRIMARY KEY, t text);" for name in names))
+    made = temporary(site)
+    site.run(
+        "".join(f"CREATE TABLE {name} (id bigserial PRIMARY KEY, t text);" for name in names),
+        dbname=made.name,
+    )
+    once = []
+
+    def fill_once():
+        if not once:
+            once.append(1)
+            for name in names:
+                site.run(
+                    f"INSERT INTO {name} (t) SELECT md5(i::text) FROM generate_series(1, 100000) i"
+                )
+
+    before_hold(monkeypatch, fill_once)
+    keeping = Keeping(tables=[KeptName(table=TableName("public", name)) for name in names])
+    _live, _parked, result = swapped(site, made, keeping=keeping, patience=60)
+    assert result.attempts <= 10
+    assert [site.run(f"SELECT count(*) FROM {name}") for name in names] == [[(100_000,)]] * 3
+    drop(site, "swap")
+
+
+def test_a_key_that_is_checked_at_the_end_of_a_transaction_is_no_key(make_site, monkeypatch):
+    site = make_site(empty=True)
+    table = "CREATE TABLE late (id integer PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, t text)"
+    site.run(table)
+    site.run("INSERT INTO late VALUES (1, 'one'), (2, 'two'), (3, 'three')")
+    made = temporary(site)
+    site.run(table, dbname=made.name)
+    before_hold(
+        monkeypatch,
+        lambda: site.run("UPDATE late SET id = 3 - id WHERE id < 3; DELETE FROM late WHERE id = 3"),
+    )
+    swapped(site, made, keeping=Keeping(tables=[KeptName(table=TableName("public", "late"))]))
+    assert sorted(site.run("SELECT * FROM late")) == [(1, "two"), (2, "one")]
+    drop(site, "swap")
+
+
+def asked_under_the_lock(site, made, names, monkeypatch, *, changed):
+    """How often a server is asked from the locks until the renames, after changes to a table."""
+    before_hold(monkeypatch, lambda: site.run(changed))
+    parked = Mark.new(name=derived_name(site.name, "swap"), kind="parked", of=site.name)
+    keeping = Keeping(tables=[KeptName(table=TableName("public", name)) for name in names])
+    with (
+        CountingProxy(site.server.port) as proxy,
+        Server.connected(site.server.params("postgres", port=str(proxy.port))) as server,
+    ):
+        asked = SwapRequest(
+            maintenance=server.params,
+            live=server.existing(site.name),
+            temporary=made,
+            parked=parked,
+            keeping=keeping,
+        )
+        assert swap(asked, SilentReporter()).attempts == 1
+    begun = next(i for i, query in enumerate(proxy.queries) if query.startswith("LOCK TABLE"))
+    end = next(i for i, query in enumerate(proxy.queries) if "RENAME TO" in query)
+    monkeypatch.undo()
+    return proxy.queries[begun:end]
+
+
+def test_tables_that_have_not_changed_cost_no_way_to_the_server_while_writers_wait(
+    make_site, monkeypatch
+):
+    site = make_site(empty=True)
+    counts = []
+    for many in (2, 12):
+        names = [f"kept_{i}" for i in range(many)]
+        tables = "".join(
+            f"""
+            CREATE TABLE {name} (id bigserial PRIMARY KEY, t text);
+            CREATE TABLE {name}_lines (t text);
+            INSERT INTO {name} (t) VALUES ('a'), ('b'); INSERT INTO {name}_lines VALUES ('c');
+            """
+            for name in names
+        )
+        clear = "DROP SCHEMA public CASCADE; CREATE SCHEMA public;"
+        site.run(clear + tables)
+        made = temporary(site)
+        site.run(tables, dbname=made.name)
+        queries = asked_under_the_lock(
+            site,
+            made,
+            [*names, *(f"{name}_lines" for name in names)],
+            monkeypatch,
+            changed="INSERT INTO kept_1 (t) VALUES ('later'); DELETE FROM kept_1 WHERE id = 1",
+        )
+        assert sorted(site.run("SELECT t FROM kept_1")) == [("b",), ("later",)]
+        assert site.run("INSERT INTO kept_1 (t) VALUES ('x') RETURNING id") == [(4,)]
+        counts.append(len(queries))
+        drop(site, "swap")
+    assert counts[0] == counts[1] <= 20
 
 
 def test_who_waits_for_a_kept_table_alone_waits_for_a_moment(kept_site, monkeypatch):

@@ -160,7 +160,7 @@ class Stops:
         def note_limits(connection: Any) -> None:
             note("swapper" if "terminator" in self._pids else "terminator", connection)
 
-        def copy_begins(_carrier: Any, live: Any, *_others: Any) -> None:
+        def copy_begins(_carrier: Any, live: Any, *_others: Any, **_limits: Any) -> None:
             note("keeper", live)
             self.reach("before the copy")
 
@@ -188,7 +188,7 @@ class Stops:
             setattr(owner, name, wrapped)
 
         timed(carrier_module, "pipe", "reading what is new")
-        timed(carrier_module, "first_candidates", "reading what may be gone, meanwhile")
+        timed(Carrier, "_first_candidates", "reading what may be gone, meanwhile")
         timed(Carrier, "_delete_missing", "deleting what is gone")
         timed(Carrier, "_take_over", "writing what is new")
         timed(swapper_module.Swapper, "_rename", "renaming")
