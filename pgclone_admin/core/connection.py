@@ -66,6 +66,15 @@ KEEPALIVES = {
 }
 
 
+TOO_MANY_CONNECTIONS = (
+    "too many connections",
+    "too many clients",
+    "connection slots are reserved",
+)
+"""What a server says of its limits, if it speaks English; in another language only a hint is less
+to the point."""
+
+
 SESSION_LIMITS = (
     "statement_timeout",
     "lock_timeout",
@@ -259,7 +268,13 @@ def _refused(params: ConnectionParams, error: psycopg2.Error) -> ServerUnavailab
     # One line for each address that was tried, and in lines that begin with a tab a question.
     lines = [line for line in str(error).splitlines() if line.strip() and line[0] != "\t"]
     reason = lines[-1].rpartition(" failed: ")[2].strip() if lines else "no reason was given"
+    hint = "Check that the server runs and that HOST, PORT, USER and PASSWORD are right."
+    # psycopg2 has no SQLSTATE of a connection that was refused, which is 53300 here.
+    if any(words in reason for words in TOO_MANY_CONNECTIONS):
+        hint = (
+            "Try again when fewer are connected, or admit more: CONNECTION LIMIT of the database "
+            "and of the role, max_connections of the server."
+        )
     return ServerUnavailable(
-        f'cannot connect to the database "{params.dbname}" on {params.where}: {reason}',
-        hint="Check that the server runs and that HOST, PORT, USER and PASSWORD are right.",
+        f'cannot connect to the database "{params.dbname}" on {params.where}: {reason}', hint=hint
     )

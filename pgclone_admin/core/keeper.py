@@ -189,9 +189,9 @@ class Keeper:
 
     # -- how
 
-    def _stay(self, *, lock_timeout: int = 0) -> Connection:
+    def _stay(self, *, autocommit: bool = False, lock_timeout: int = 0) -> Connection:
         """A session in the live database that is to be spared as long as it is open."""
-        session = self._to_live.connect(autocommit=False)
+        session = self._connect(autocommit=autocommit)
         try:
             _prepare(session, lock_timeout=lock_timeout)
             self._pids[session] = backend_pid(session)
@@ -204,7 +204,7 @@ class Keeper:
     @contextmanager
     def _live_session(self) -> Iterator[Connection]:
         try:
-            session = self._to_live.connect(autocommit=False)
+            session = self._connect(autocommit=False)
         except ServerUnavailable as error:
             error.hint = (
                 "The rows of the kept tables are in this database, so it has to be connected to. "
@@ -229,6 +229,11 @@ class Keeper:
         """For all tables together: each one has its own lock_timeout."""
         with live.cursor() as cursor:
             cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(LOCK_WITHIN)])
+
+    def _connect(self, *, autocommit: bool) -> Connection:
+        """A session in the live database, where others may have all connections for a moment."""
+        left = min(self._patience / 1000, self.gives_up_at - time.monotonic())
+        return self._server.connect_in_time(self._to_live, left, autocommit=autocommit)
 
     def _lock(self, live: Connection) -> None:
         tables = list(self._carrier.tables)
@@ -315,7 +320,7 @@ class Keeper:
         past = self._past
         if past is None or past.closed:
             copy = True
-            self._past = past = self._stay(lock_timeout=self._patience)
+            self._past = past = self._stay(autocommit=True, lock_timeout=self._patience)
         for _ in range(MOST_CATCH_UPS):
             self._reporter.check()
             if copy or not self._carrier.can_catch_up:

@@ -4,6 +4,7 @@ with those of the live one before the swap."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from .errors import Conflict
 from .kept import Keeping, KeptTable, find_kept
 from .names import TableName
 from .refusals import explained
+from .server import Server
 
 CopyDefinitions = Callable[[Sequence[TableName]], None]
 """Makes tables of the live database in the temporary one, without their rows."""
@@ -35,18 +37,25 @@ class Agreed:
 
 
 def put_definitions(
+    server: Server,
     live: ConnectionParams,
     temporary: ConnectionParams,
     keeping: Keeping,
     copy_definitions: CopyDefinitions,
+    *,
+    patience: float,
 ) -> Agreed:
     """Makes the kept tables of ``temporary`` those of ``live``, and empties them.
 
+    Both are on ``server``. ``patience``: seconds for which ``live`` may admit no connection.
+
     Before the hooks, so that ``migrate`` meets tables that exist and knows their migrations.
     """
-    with live.session() as of_live, temporary.session(autocommit=False) as of_temporary:
-        for connection in (of_live, of_temporary):
-            remove_session_limits(connection)
+    with ExitStack() as stack:
+        of_live = stack.enter_context(closing(server.connect_in_time(live, patience)))
+        remove_session_limits(of_live)
+        of_temporary = stack.enter_context(temporary.session(autocommit=False))
+        remove_session_limits(of_temporary)
         with of_live.cursor() as there, of_temporary.cursor() as here:
             tables = [table.name for table in find_kept(there, keeping)]
             if not tables:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
+import psycopg2
 from psycopg2 import sql
 
 from .connection import Connection, ConnectionParams, remove_session_limits
-from .errors import PermissionMissing, UnknownDatabase
+from .errors import PermissionMissing, ServerUnavailable, UnknownDatabase
 from .marks import Database
 from .names import check_database_name
+
+BETWEEN_TRIES = 0.2
+"""Seconds between two attempts to connect."""
 
 
 class Role(NamedTuple):
@@ -53,6 +58,27 @@ class Server:
                 if milliseconds is not None:
                     server.execute("SELECT set_config(%s, %s, false)", [setting, str(milliseconds)])
             yield server
+
+    def connect_in_time(
+        self, params: ConnectionParams, seconds: float, *, autocommit: bool = True
+    ) -> Connection:
+        """A new connection to a database of this server, tried for again for so many seconds: too
+        many connections for a moment are no reason to throw away what took hours.
+
+        :class:`ServerUnavailable` when there is none to be had, at once when the server is gone.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return params.connect(autocommit=autocommit)
+            except ServerUnavailable as refused:
+                if time.monotonic() > end:
+                    raise
+                try:
+                    self.value("SELECT 1")
+                except psycopg2.Error:
+                    raise refused from None
+                time.sleep(BETWEEN_TRIES)
 
     def execute(self, statement: sql.Composable | str, values: list[Any] | None = None) -> None:
         """Runs one statement in its own transaction."""

@@ -199,7 +199,14 @@ class Target:
             )
             report.tell(self.reporter)
 
-        return put_definitions(live, target, request.keeping, copy_definitions)
+        return put_definitions(
+            server,
+            live,
+            target,
+            request.keeping,
+            copy_definitions,
+            patience=request.swap_patience,
+        )
 
     def set_aside(self, temporary: Database, name: str, kind: MarkKind) -> None:
         """Keeps a finished database under another name instead of swapping it in."""

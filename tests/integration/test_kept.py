@@ -10,12 +10,12 @@ import psycopg2
 import pytest
 
 from pgclone_admin.core import keeper as keeper_module
-from pgclone_admin.core.errors import Conflict, TooBusy
+from pgclone_admin.core.errors import Conflict, ServerUnavailable, TooBusy
 from pgclone_admin.core.keeper import Keeper
 from pgclone_admin.core.kept import Keeping, KeptName
 from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.names import TableName, derived_name
-from pgclone_admin.core.progress import SilentReporter
+from pgclone_admin.core.progress import Phase, SilentReporter
 from pgclone_admin.core.server import Server
 from pgclone_admin.core.swap import SwapRequest, swap
 from tests.support.counting_proxy import CountingProxy
@@ -617,6 +617,45 @@ def test_a_sequence_that_a_kept_table_uses_and_does_not_own_goes_on(kept_site):
     swapped(site, made, keeping=KEEPING)
     assert site.run("INSERT INTO queue (payload) VALUES ('next') RETURNING id") == [(51,)]
     drop(site, "swap")
+
+
+def test_a_restore_waits_for_a_connection_that_is_to_be_had_in_a_moment(kept_site, storage_root):
+    site = kept_site
+    key = take(site, storage_root)
+    before = rows(site)
+    limit = f'ALTER DATABASE "{site.name}" CONNECTION LIMIT'
+    timers = []
+
+    def hook_is_done(moment):
+        """All connections are taken, and come back after a second."""
+        site.server.admin(f"{limit} 0")
+        timers.append(threading.Timer(moment, site.server.admin, (f"{limit} 20",)))
+        timers[-1].start()
+
+    class Full(SilentReporter):
+        """At the definitions, and at the copy of the rows."""
+
+        def phase(self, name, *, total=None):
+            super().phase(name, total=total)
+            if name in (Phase.ANALYZING, Phase.SWAPPING):
+                hook_is_done(1)
+
+    site.server.admin(f"{limit} 20")
+    restore(site, key, storage_root, keeping=KEEPING, reporter=Full())
+    for timer in timers:
+        timer.join()
+    assert len(timers) >= 2
+    assert rows(site) == before
+
+
+def test_too_many_connections_are_called_so(kept_site, storage_root):
+    site = kept_site
+    key = take(site, storage_root)
+    site.server.admin(f'ALTER DATABASE "{site.name}" CONNECTION LIMIT 0')
+    with pytest.raises(ServerUnavailable, match="too many connections") as raised:
+        restore(site, key, storage_root, keeping=KEEPING)
+    assert "CONNECTION LIMIT" in raised.value.hint
+    assert "PASSWORD" not in raised.value.hint
 
 
 # -- restores --------------------------------------------------------------------------------------
