@@ -316,10 +316,9 @@ def longest_wait(site, statement, until):
     "held",
     [
         "UPDATE queue SET urgent = true WHERE id = 1",
-        "LOCK TABLE scrap IN SHARE UPDATE EXCLUSIVE MODE",  # as VACUUM does
         "LOCK TABLE queue IN ACCESS SHARE MODE; LOCK TABLE history IN EXCLUSIVE MODE",
     ],
-    ids=["a writing transaction", "a vacuum", "an exclusive lock"],
+    ids=["a writing transaction", "an exclusive lock"],
 )
 def test_no_attempt_keeps_others_waiting_for_half_a_second(kept_site, held):
     site = kept_site
@@ -344,6 +343,51 @@ def test_no_attempt_keeps_others_waiting_for_half_a_second(kept_site, held):
             done.set()
             writer.join()
         blocker.rollback()
+    assert waited[0] < 0.5
+    drop(site, "temp")
+
+
+def test_a_vacuum_makes_the_swap_too_busy_and_is_named_and_nobody_waits_with_it(kept_site):
+    site = kept_site
+    made = prepared(site)
+    # A pause after nearly every page, of which there are some hundred: a minute at least.
+    site.run("INSERT INTO scrap SELECT repeat('x', 900) FROM generate_series(1, 8000)")
+    site.run("DELETE FROM scrap WHERE length(line) > 100")
+    done = threading.Event()
+    waited = []
+
+    def vacuum():
+        with (
+            contextlib.closing(site.server.connect(site.name, "app")) as client,
+            client.cursor() as cursor,
+        ):
+            cursor.execute("SET application_name = 'nightly vacuum'")
+            cursor.execute("SET vacuum_cost_delay = 100; SET vacuum_cost_limit = 1")
+            with contextlib.suppress(psycopg2.errors.QueryCanceled):
+                cursor.execute("VACUUM scrap")
+                waited.append("the vacuum was over")
+
+    def write():
+        waited.append(
+            longest_wait(site, "INSERT INTO login VALUES (random()::text, 'x', now())", done)
+        )
+
+    threads = [threading.Thread(target=vacuum), threading.Thread(target=write)]
+    locked = "SELECT pid FROM pg_stat_progress_vacuum WHERE relid = 'scrap'::regclass"
+    for thread in threads:
+        thread.start()
+    while not site.run(locked):
+        time.sleep(0.01)
+    try:
+        with pytest.raises(TooBusy, match=r"nightly vacuum.*public\.scrap"):
+            swapped(site, made, keeping=KEEPING, patience=3)
+        assert site.run(locked), "the vacuum was over"
+    finally:
+        done.set()
+        site.run(f"SELECT pg_cancel_backend(pid) FROM ({locked}) AS vacuum")
+        for thread in threads:
+            thread.join()
+    assert len(waited) == 1
     assert waited[0] < 0.5
     drop(site, "temp")
 
