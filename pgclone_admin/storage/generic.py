@@ -14,7 +14,7 @@ from django.core.files.base import ContentFile, File
 from django.core.files.storage import InMemoryStorage, Storage
 
 from ..core.dump import Content
-from ..core.errors import StorageError
+from ..core.errors import Conflict, StorageError
 from ..core.space import megabytes
 from ..core.streams import BLOCK, Readable
 from .base import (
@@ -42,7 +42,9 @@ FETCHING_CLASSES = {
 }
 """Backends that fetch a file whole before they give its first byte, and where they put it."""
 
-SIGN = b"The file of this name is still being stored, or was left by a process that died.\n"
+SIGN = "The file of this name is still being stored, or was left by a process that died.\n"
+BEGAN = "Its storing began at "
+"""Comes after it, before a moment (ISO 8601, UTC): many storages tell no time of a file."""
 
 IN_MEMORY = 2 * 1024 * 1024
 """Bytes of a file that are kept in memory before it goes to the disk."""
@@ -118,10 +120,14 @@ class GenericBackend(Backend):
         what = f'"{name}" cannot be stored'
         with storage_errors(what):
             full_name, sign = self._prefix + name, self._sign(name)
-            if self._storage.exists(full_name) or self._storage.exists(sign):
+            if self._storage.exists(sign):
+                raise _begun(name)
+            if self._storage.exists(full_name):
                 raise taken(name)
-            with removed_on_error(lambda: self._storage.delete(sign)), storage_errors(what):
-                self._check_name(sign, self._storage.save(sign, ContentFile(SIGN)))
+            with removed_on_error(lambda: self._delete(sign)), storage_errors(what):
+                signed_as = self._storage.save(sign, ContentFile(_sign_now()))
+            # Under another name, the one that is there is somebody else's.
+            self._check_name(sign, signed_as)
             with removed_on_error(lambda: self._remove(full_name, sign)), storage_errors(what):
                 saved_as = self._save(full_name, content, expected_size)
             self._storage.delete(sign)
@@ -140,8 +146,13 @@ class GenericBackend(Backend):
 
     def _remove(self, partial: str, sign: str) -> None:
         """The sign stays as long as what it stands for."""
-        self._storage.delete(partial)
-        self._storage.delete(sign)
+        self._delete(partial)
+        self._delete(sign)
+
+    def _delete(self, name: str) -> None:
+        """Some storages refuse to delete what is not there."""
+        if self._storage.exists(name):
+            self._storage.delete(name)
 
     def _save(self, name: str, content: Content, expected_size: int) -> str:
         if self._streams():
@@ -213,7 +224,7 @@ class GenericBackend(Backend):
 
     def delete(self, name: str) -> None:
         with storage_errors(f'"{name}" cannot be deleted'):
-            self._storage.delete(self._prefix + name)
+            self._delete(self._prefix + name)
 
     def list(self, prefix: str) -> Iterator[Stored]:
         with storage_errors("the storage cannot be listed"):
@@ -230,7 +241,7 @@ class GenericBackend(Backend):
         with storage_errors("the storage cannot be listed"):
             for name in self._walk(self._prefix.rstrip("/")):
                 if is_partial(name):
-                    changed = self._modified(name)
+                    changed = self._last_sign_of_life(name)
                     if changed is not None and changed < older_than:
                         yield Leftover(name.removeprefix(self._prefix), changed)
 
@@ -238,8 +249,24 @@ class GenericBackend(Backend):
         with storage_errors(f'"{leftover.name}" cannot be removed'):
             sign = self._prefix + leftover.name
             # It may have been another one's since it was found.
-            if self._storage.exists(sign) and self._modified(sign) == leftover.since:
+            if self._storage.exists(sign) and self._last_sign_of_life(sign) == leftover.since:
                 self._remove(final_name(sign), sign)
+
+    def _last_sign_of_life(self, sign: str) -> datetime | None:
+        """When the sign was made, or its file was last written to, if anything tells."""
+        moments = [self._modified(sign) or self._began(sign)]
+        if self._storage.exists(final_name(sign)):
+            moments.append(self._modified(final_name(sign)))
+        return max((moment for moment in moments if moment is not None), default=None)
+
+    def _began(self, sign: str) -> datetime | None:
+        """What the sign itself says."""
+        with self._storage.open(sign, "rb") as file:
+            text = file.read(BLOCK).decode(errors="replace")
+        try:
+            return datetime.fromisoformat(text.partition(BEGAN)[2].strip())
+        except ValueError:
+            return None
 
     def _stored(self, relative: str, name: str) -> Stored | None:
         """``None`` for what somebody has deleted since it was listed."""
@@ -268,6 +295,18 @@ class GenericBackend(Backend):
         except NotImplementedError:
             return None
         return modified if modified.tzinfo else modified.replace(tzinfo=UTC)
+
+
+def _sign_now() -> bytes:
+    return f"{SIGN}{BEGAN}{datetime.now(UTC).isoformat(timespec='seconds')}\n".encode()
+
+
+def _begun(name: str) -> Conflict:
+    return Conflict(
+        f'"{name}" exists already, or a part of it: somebody is storing it, or has died meanwhile',
+        hint="Nothing was overwritten. What a process that died has left is removed by: pgclone "
+        "recover",
+    )
 
 
 class _StorageReader:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from django.test import override_settings
 
-from pgclone_admin.core.errors import PgcloneError, StorageError
+from pgclone_admin.core.errors import Conflict, PgcloneError, StorageError
 from pgclone_admin.services.doctor import without_credentials
-from pgclone_admin.storage.generic import GenericBackend
-from pgclone_admin.store import PROBE_PREFIX, DumpStore
-from tests.support.storages import Box, StorageBroke
+from pgclone_admin.storage.generic import GenericBackend, _sign_now
+from pgclone_admin.store import PROBE_PREFIX, DumpStore, _Bytes
+from tests.support.storages import Box, FaultyStorage, StorageBroke
 from tests.unit.test_store import put
 
 KEY = "prod/default/none/2026-01-01-00-00-00-000000.dump"
@@ -122,6 +122,73 @@ def test_f53_what_became_a_link_after_it_was_found_is_not_removed(tmp_path: Path
 
 def test_a_location_that_was_never_used_has_no_leftovers(tmp_path: Path) -> None:
     assert left(tmp_path / "never") == []
+
+
+class Sparse(FaultyStorage):
+    """Tells no times, and refuses to delete what is not there, as FTP and Dropbox do."""
+
+    def get_modified_time(self, name: str) -> datetime:
+        raise NotImplementedError
+
+    def delete(self, name: str) -> None:
+        if not self.exists(name):
+            raise StorageBroke(f"{name} is not there")
+        super().delete(name)
+
+
+def test_what_a_storage_that_tells_no_times_was_left_with_is_found_by_what_it_says(
+    faulty: Box,
+) -> None:
+    backend = GenericBackend(Sparse(faulty.name))
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    faulty.put(backend._sign(KEY), _sign_now())
+    assert list(backend.leftovers(before)) == []
+    (found,) = backend.leftovers(datetime.now(UTC) + timedelta(seconds=1))
+    assert before <= found.since
+    with pytest.raises(Conflict, match="has died meanwhile") as caught:
+        backend.save(KEY, _Bytes(b"x"), expected_size=1)
+    assert "pgclone recover" in (caught.value.hint or "")
+    backend.discard(found)
+    backend.delete(KEY)
+    assert faulty.objects == {}
+
+
+def test_the_sign_goes_with_a_dump_of_which_nothing_was_stored(faulty: Box) -> None:
+    backend = GenericBackend(Sparse(faulty.name))
+
+    class Failing(_Bytes):
+        def read(self, size: int = -1, /) -> bytes:
+            raise StorageError("pg_dump has failed")
+
+    with pytest.raises(StorageError, match="pg_dump has failed") as caught:
+        backend.save(KEY, Failing(b"x"), expected_size=1)
+    assert not getattr(caught.value, "__notes__", [])
+    assert faulty.objects == {}
+
+
+def test_of_two_that_store_the_same_dump_the_later_one_leaves_the_other_s_sign(
+    faulty: Box,
+) -> None:
+    backend = GenericBackend(Sparse(faulty.name))
+    sign = backend._sign(KEY)
+    save = Sparse._save
+
+    class Racing(Sparse):
+        def _save(self, name: str, content: object) -> str:
+            faulty.put(sign, b"of the other one")
+            return save(self, f"{name}_2", content)
+
+    with pytest.raises(Conflict):
+        GenericBackend(Racing(faulty.name)).save(KEY, _Bytes(b"x"), expected_size=1)
+    assert faulty.objects == {sign: b"of the other one"}
+
+
+def test_a_dump_that_is_still_written_to_is_no_leftover_however_old_its_sign(faulty: Box) -> None:
+    backend = GenericBackend(faulty.storage)
+    faulty.put(backend._sign(KEY), b"x")
+    faulty.put(KEY, b"PGDMP, and more comes")
+    faulty.modified[backend._sign(KEY)] = YESTERDAY - timedelta(days=1)
+    assert list(backend.leftovers(YESTERDAY)) == []
 
 
 def test_what_has_a_sign_beside_it_is_no_dump_in_any_storage(faulty: Box) -> None:
