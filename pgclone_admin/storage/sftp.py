@@ -78,7 +78,9 @@ class SftpBackend(Backend):
         time, and a storage that has lost its connection cannot always make another one."""
         self._connection = _Connection(make_storage)
         self._storage = make_storage()
-        self._root = posixpath.join(self._storage.root_path, prefix).rstrip("/")
+        root = posixpath.join(self._storage.root_path, prefix)
+        # Nothing at all would be the directory in which the login begins.
+        self._root = root.rstrip("/") or root[:1]
         weakref.finalize(self, self._connection.close)
 
     def save(self, name: str, content: Content, *, expected_size: int) -> None:
@@ -223,7 +225,9 @@ class SftpBackend(Backend):
     def _walk(self, directory: str) -> Iterator[tuple[str, Any]]:
         """The names and attributes of all files below a directory, in no order."""
         try:
-            entries = self.client.listdir_attr(self._path(directory).rstrip("/") or ".")
+            entries = self.client.listdir_attr(
+                self._path(directory).rstrip("/") or self._root or "."
+            )
         except FileNotFoundError:
             return
         for entry in entries:

@@ -19,7 +19,7 @@ from storages.backends.sftpstorage import SFTPStorage
 
 from pgclone_admin.core import restore as restore_module
 from pgclone_admin.core.errors import Conflict, DumpNotFound, IntegrityError, StorageError
-from pgclone_admin.storage import Backend
+from pgclone_admin.storage import Backend, open_backend
 from pgclone_admin.storage.base import RESUMES
 from pgclone_admin.storage.sftp import WINDOW
 from tests.support.places import ALIAS, FilesPlace, Place, dump, make_place, restore
@@ -310,6 +310,19 @@ def test_a_name_that_is_given_away_while_a_dump_is_stored_is_not_taken(
         backend.save(NAME, Late(1000), expected_size=1)
     assert place.names() == [NAME]
     assert place.read(NAME) == b"of somebody else"
+
+
+def test_the_root_of_a_server_is_not_the_directory_in_which_a_login_begins(
+    place: Place, with_options: Options, storage_root: Path
+) -> None:
+    with_options(root_path="/")
+    backend = open_backend(f"storages:{ALIAS}/")
+    name = f"{storage_root}/here.dump".removeprefix("/")
+    backend.save(name, Some(10), expected_size=1)
+    assert (storage_root / "here.dump").stat().st_size == 10
+    assert backend.size(name) == 10
+    backend.delete(name)
+    assert list(storage_root.iterdir()) == []
 
 
 # -- who may read it ------------------------------------------------------------------------------
