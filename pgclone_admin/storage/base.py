@@ -214,16 +214,19 @@ def storage_errors(what: str) -> Iterator[None]:
         raise
     except SuspiciousOperation as error:
         raise InvalidName(f"{what}: the name points out of the storage location") from error
-    except OSError as error:
-        raise StorageError(f"{what}: {error.strerror or error}", hint=_hint(error)) from error
     except Exception as error:  # noqa: BLE001 - see below
-        # Every backend of django-storages has errors of its own, which share no base class.
-        text = str(error) or type(error).__name__
-        clean = scrubbed(text, secrets())
-        raise StorageError(f"{what}: {clean}") from (error if clean == text else None)
+        # Every backend of django-storages has errors of its own, which share no base class. Those
+        # of requests are of the system, too, and say the whole address.
+        whole, hidden = str(error), secrets()
+        text = getattr(error, "strerror", None) or whole or type(error).__name__
+        raise StorageError(f"{what}: {scrubbed(str(text), hidden)}", hint=_hint(error)) from (
+            error if scrubbed(whole, hidden) == whole else None
+        )
 
 
-def _hint(error: OSError) -> str | None:
+def _hint(error: Exception) -> str | None:
+    if not isinstance(error, OSError):
+        return None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "The disk is full. What was written so far has been removed."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

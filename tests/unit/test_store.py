@@ -22,9 +22,11 @@ from pgclone_admin.core.errors import (
     DumpNotFound,
     IntegrityError,
     InvalidName,
+    StorageError,
 )
 from pgclone_admin.core.manifest import Manifest
 from pgclone_admin.core.names import DumpKey
+from pgclone_admin.storage import base
 from pgclone_admin.store import LARGEST_MANIFEST, DumpStore
 from tests.support.storages import Box
 
@@ -344,6 +346,21 @@ def test_a_relative_directory_lies_in_the_project(tmp_path: Path) -> None:
 def test_a_location_of_an_unknown_kind_is_a_sentence(location: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         DumpStore(location)
+
+
+@pytest.mark.parametrize("kind", [OSError, ConnectionError, ValueError])
+def test_what_a_storage_raises_is_told_without_its_secrets(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    """Those of requests are OSErrors, and say the whole address."""
+    monkeypatch.setattr(base, "secrets", lambda: frozenset({"canary"}))
+    with pytest.raises(StorageError) as caught, base.storage_errors("it cannot be read"):
+        raise kind("no answer from https://me:canary@example.com/")
+    assert str(caught.value).endswith("no answer from https://me:***@example.com/")
+    assert caught.value.__cause__ is None
+    with pytest.raises(StorageError) as caught, base.storage_errors("it cannot be read"):
+        raise kind("no answer")
+    assert isinstance(caught.value.__cause__, kind)
 
 
 def test_an_entry_without_any_time_is_the_oldest(store: DumpStore, storage_root: Path) -> None:
