@@ -66,6 +66,9 @@ KEEPALIVES = {
 }
 
 
+OWN_OPTIONS = {*KEEPALIVES, "tcp_user_timeout"}
+"""Options of the connections of this process alone, which children are not given."""
+
 TOO_MANY_CONNECTIONS = (
     "too many connections",
     "too many clients",
@@ -106,7 +109,7 @@ class ConnectionParams:
             raise ConfigurationError("a connection setting holds a NUL character")
         if self.password is not None and ("\n" in self.password or "\r" in self.password):
             raise ConfigurationError("a password with a line break cannot be put into a passfile")
-        if unknown := set(self.options) - set(ENVIRONMENT_VARIABLES) - set(KEEPALIVES):
+        if unknown := set(self.options) - set(ENVIRONMENT_VARIABLES) - OWN_OPTIONS:
             raise ConfigurationError(
                 f"connection options that cannot be handed to pg_dump: {', '.join(sorted(unknown))}"
             )
@@ -195,7 +198,7 @@ class ConnectionParams:
         options = dict(self.options)
         if SERVICE_OPTIONS & set(options):
             known = set(ENVIRONMENT_VARIABLES) - SERVICE_OPTIONS
-            kept = {name: value for name, value in options.items() if name in KEEPALIVES}
+            kept = {name: value for name, value in options.items() if name in OWN_OPTIONS}
             options = {name: value for name, value in used.items() if name in known and value}
             options |= kept
         elif not self.host and used.get("hostaddr"):

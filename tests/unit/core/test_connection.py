@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pgclone_admin.core.connection import ENVIRONMENT_VARIABLES, KEEPALIVES, ConnectionParams
+from pgclone_admin.core.connection import ENVIRONMENT_VARIABLES, OWN_OPTIONS, ConnectionParams
 from pgclone_admin.core.errors import ConfigurationError, ServerUnavailable
 from tests.support import CANARY, ROOT
 from tests.support.postgres import PostgresServer, free_port
@@ -101,7 +101,16 @@ def test_an_option_that_no_child_could_be_given_is_refused_by_its_name() -> None
         params(options={"sslmode": "require", "krb": "x", "dbname": "evil"})
 
 
-@pytest.mark.parametrize("option", [*ENVIRONMENT_VARIABLES, *KEEPALIVES])
+def test_an_option_of_this_process_s_own_connections_is_used_and_not_given_to_children(
+    pg: PostgresServer,
+) -> None:
+    ours = pg.params("postgres", options={"tcp_user_timeout": "20000"})
+    with ours.session() as connection, ours.child_environment() as environment:
+        assert connection.get_dsn_parameters()["tcp_user_timeout"] == "20000"
+        assert not [value for value in environment.values() if "20000" in value]
+
+
+@pytest.mark.parametrize("option", [*ENVIRONMENT_VARIABLES, *sorted(OWN_OPTIONS)])
 def test_every_option_of_libpq_that_a_child_can_be_given_is_taken(option: str) -> None:
     assert params(options={option: "1"}).options == {option: "1"}
 
