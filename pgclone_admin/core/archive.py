@@ -11,17 +11,17 @@ import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
 
 from .errors import IntegrityError
-from .fields import INT_SIZE, Fields, Splitter, as_text
+from .fields import HEAD, INT_SIZE, Fields, Splitter, as_text
 from .progress import Reporter
 from .streams import BLOCK, MAGIC_ARCHIVE, ArchiveReader, Readable, StoredReader
-from .temporary import CONTENTS, own_prefix
+from .temporary import CONTENTS, own_prefix, room_for
 
 OLDEST_VERSION = (1, 12)
 NEWEST_VERSION = (1, 16)
@@ -144,13 +144,17 @@ class OpenedArchive:
     directory for temporary files, readable by its user alone. ``codec`` is what it was wrapped in.
 
     :class:`IntegrityError` when the source does not begin as an archive in custom format, or its
-    table of contents is damaged or cut short; and what reading it raises.
+    table of contents is damaged or cut short; :class:`StorageError` when there is no room for the
+    file; and what reading it raises.
     """
 
     def __init__(self, source: Readable, codec: str = "none") -> None:
         self._source = source
         self.codec = codec
-        self._head = tempfile.NamedTemporaryFile(prefix=own_prefix(), suffix=CONTENTS)  # noqa: SIM115
+        with room_for(HEAD):
+            self._head = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed by its own method
+                prefix=own_prefix(), suffix=CONTENTS
+            )
         self.path = Path(self._head.name)
         splitter = Splitter(source, self._head)
         try:
@@ -179,7 +183,9 @@ class OpenedArchive:
             yield block
 
     def close(self) -> None:
-        self._head.close()
+        # What could not be written was told; closing tries once more.
+        with suppress(OSError):
+            self._head.close()
 
 
 @contextmanager

@@ -6,12 +6,16 @@ from typing import IO
 
 from .errors import IntegrityError
 from .streams import BLOCK, Readable
+from .temporary import room_for
 
 LONGEST_TEXT = 256 * 1024 * 1024
 """Bytes of one definition. A flipped bit makes more of it, for which nobody should wait."""
 
 INT_SIZE = 4
 """Bytes of an integer on every machine that PostgreSQL runs on; its sign is a byte before them."""
+
+
+HEAD = "the table of contents of the archive"
 
 
 class Splitter:
@@ -34,12 +38,14 @@ class Splitter:
 
     def finish(self) -> bytes:
         """What was read from the source and not asked for."""
-        self._head.write(self._buffer[: self._position])
-        self._head.flush()
+        with room_for(HEAD):
+            self._head.write(self._buffer[: self._position])
+            self._head.flush()
         return self._buffer[self._position :]
 
     def _refill(self, size: int) -> None:
-        self._head.write(self._buffer[: self._position])
+        with room_for(HEAD):
+            self._head.write(self._buffer[: self._position])
         parts = [self._buffer[self._position :]]
         missing = size - len(parts[0])
         while missing > 0:

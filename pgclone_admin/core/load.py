@@ -42,12 +42,14 @@ from .programs import Command, Program, parse_command, restore_command
 from .progress import Phase, Reporter
 from .rows import RowLoader, prepare_row_session
 from .steps import Step, batched, plan_foreign_keys, plan_tables
-from .temporary import LISTS, own_prefix
+from .temporary import LISTS, own_prefix, room_for
 
 SCRATCH_OPTIONS = "-c synchronous_commit=off"
 """A database that is thrown away when its server crashes need not wait for the disk."""
 
 EARLY = {Section.PRE_DATA, Section.DATA}
+
+A_LIST = "the list of what is to be restored"
 
 MOST_FOREIGN_KEY_STEPS = 200
 """Foreign keys that get a pg_restore each; more of them are built in as many batches as jobs."""
@@ -252,7 +254,8 @@ class _Loader:
 
     def _build_command(self, step: Step) -> Command:
         listed = self._folder / f"{step.entries[0]}.list"
-        listed.write_text("".join(f"{dump_id}\n" for dump_id in step.entries))
+        with room_for(A_LIST):
+            listed.write_text("".join(f"{dump_id}\n" for dump_id in step.entries))
         return self._command(entries=listed, archive=self._archive.path)
 
     def _run_listed(self, entries: Path, *, retryable: bool = True) -> list[RestoreError]:
@@ -283,7 +286,7 @@ class _Loader:
         path = self._folder / f"{name}.list"
         left_out = frozenset(without)
         outline = contents.outline
-        with path.open("w") as lines:
+        with room_for(A_LIST), path.open("w") as lines:
             for dump_id, section in zip(outline.ids, outline.sections, strict=True):
                 if section in sections and dump_id not in left_out:
                     lines.write(f"{dump_id}\n")

@@ -9,7 +9,9 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +27,19 @@ LISTS = ".lists"
 _NAME = re.compile(
     rf"pgclone-(?:(?P<pid>[0-9]+)-)?[a-z0-9_]+(?P<kind>{'|'.join((PASSFILE, CONTENTS, LISTS))})"
 )
+
+
+@contextmanager
+def room_for(what: str) -> Iterator[None]:
+    """:class:`StorageError` for what cannot be put into the directory for temporary files."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{what} cannot be put into {tempfile.gettempdir()}: {error.strerror or error}",
+            hint="The live database was not touched. Make room there, or name another directory "
+            "with TMPDIR.",
+        ) from error
 
 
 def own_prefix() -> str:

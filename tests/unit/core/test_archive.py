@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgclone_admin.core.archive import KEPT_KINDS, Contents, OpenedArchive, Section
-from pgclone_admin.core.errors import IntegrityError
+from pgclone_admin.core.errors import IntegrityError, StorageError
 from tests.support.postgres import PostgresServer
 from tests.support.sites import Site
 from tests.unit import PROPERTY
@@ -423,3 +423,18 @@ def test_noise_is_refused() -> None:
         noise = b"PGDMP" + bytes([1, 16, 0, 4, 8, 1]) + random.Random(seed).randbytes(3000)
         with pytest.raises(IntegrityError):
             contents_of(noise)
+
+
+def test_a_table_of_contents_for_which_there_is_no_room_is_told_with_what_to_do(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no device that is always full")
+    monkeypatch.setattr(
+        "pgclone_admin.core.archive.tempfile.NamedTemporaryFile",
+        lambda **_arguments: full.open("r+b"),
+    )
+    with pytest.raises(StorageError, match="No space left on device") as caught:
+        OpenedArchive(Source(site.archive()))
+    assert "TMPDIR" in (caught.value.hint or "")
