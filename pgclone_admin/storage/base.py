@@ -162,7 +162,8 @@ class Backend(ABC):
         """Publishes all of ``content`` under ``name``, or nothing.
 
         ``Conflict`` when the name is taken. What ``content`` raises goes through, after what was
-        written so far is removed. ``expected_size`` in bytes is a guess from above.
+        written so far is removed; it is read in a thread that no signal interrupts, so that this is
+        always an ``Exception``. ``expected_size`` in bytes is a guess from above.
         """
 
     @abstractmethod

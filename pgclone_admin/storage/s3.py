@@ -147,12 +147,7 @@ class S3Backend(Backend):
                 removed_on_error(lambda: self._storage.delete(full_name)),
                 _told_of_failed_parts(self._storage, content),
             ):
-                stream = _NeverInterrupting(content, full_name)
-                try:
-                    saved_as = self._storage.save(full_name, stream)
-                except _Interrupted:
-                    assert stream.interruption is not None
-                    raise stream.interruption from None
+                saved_as = self._storage.save(full_name, StreamedFile(content, full_name))
             if saved_as != full_name:
                 self._storage.delete(saved_as)
                 raise called_otherwise(name)
@@ -264,26 +259,6 @@ def _is_key_of_dump(name: str) -> bool:
         return DumpKey.parse(name).is_standard
     except InvalidName:
         return False
-
-
-class _Interrupted(Exception):
-    """Stands for what ends a program."""
-
-
-class _NeverInterrupting(StreamedFile):
-    """Raises nothing but what s3transfer expects: its parts raise again what their reader has
-    raised, and after a KeyboardInterrupt of one of them nobody would ever learn of the end."""
-
-    interruption: BaseException | None = None
-
-    def read(self, size: int = -1, /) -> bytes:
-        try:
-            return super().read(size)
-        except Exception:
-            raise
-        except BaseException as error:
-            self.interruption = error
-            raise _Interrupted from error
 
 
 @contextmanager
