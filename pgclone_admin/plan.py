@@ -8,7 +8,7 @@ from datetime import datetime
 
 from .core.archive import Contents, open_archive
 from .core.dump_checks import ArchiveChecks, DumpChecks, left_out
-from .core.errors import PgcloneError
+from .core.errors import PermissionMissing, PgcloneError
 from .core.kept_rights import kept_in_live
 from .core.locks import is_locked
 from .core.marks import Database
@@ -19,7 +19,7 @@ from .core.progress import SilentReporter
 from .core.restore import local_source
 from .core.server import Server
 from .core.sessions import sessions_in
-from .core.space import Space, check_limit, check_size_is_known, spaces
+from .core.space import Space, check_limit, check_room_for_copy, check_size_is_known, spaces
 from .core.target import RestoreRequest, target_checks
 from .dump_migrations import check_migrations, migrations_to_run, unknown_migrations
 from .hooks import AnyHook, Stage
@@ -156,7 +156,7 @@ def make_plan(
     keeps_parked = request.reversible or isinstance(key, LocalKey)
     _check_target(plan, request, server, live, model, keeps_parked=keeps_parked, prove=prove)
     if live is not None:
-        plan.live_size = server.size(live.name)
+        plan.live_size = server.sizes(live.oid).get(live.oid)
     if live is not None and plan.replaces:
         plan.sessions = len(sessions_in(server, live.oid))
         plan.held = request.hold
@@ -167,7 +167,7 @@ def make_plan(
     try:
         if isinstance(key, LocalKey):
             source = server.existing(local_source(key, request.live))
-            plan.restored_size = server.size(source.name)
+            plan.restored_size = server.sizes(source.oid).get(source.oid)
             plan.taken_from = "a database of the same server"
         else:
             _examine_dump(plan, request, key, store, server, owner=model.owner)
@@ -187,12 +187,19 @@ def plan_swap(request: RestoreRequest, server: Server, *, prove: bool = True) ->
         replaces=True,
         sessions=len(sessions_in(server, live.oid)),
     )
-    held = server.database(RestoreNames(live.name, None).held)
+    names = RestoreNames(live.name)
+    held = server.database(names.held)
     mark = held.mark if held is not None else None
+    is_undo = mark is not None and mark.source.startswith(":")
     # What a local copy replaces stays on the server, also if nobody has asked for it.
-    keeps_parked = request.reversible or (mark is not None and mark.source.startswith(":"))
+    keeps_parked = request.reversible or is_undo
     _check_target(plan, request, server, live, live, keeps_parked=keeps_parked, prove=prove)
     _look_at_kept_tables(plan, request, server, live)
+    if held is not None and request.reversible and not is_undo:
+        try:
+            check_room_for_copy(server, names, held.name, ":post", request.most_bytes)
+        except PgcloneError as error:
+            plan.add(error)
     return plan
 
 
@@ -260,7 +267,13 @@ def _add_up(
         plan.collect([lambda: check_size_is_known(None, request.most_bytes)])
         return
     makes_post = isinstance(key, DumpKey) and ":post" in plan.keeps
-    plan.space = spaces(server, names, plan.restored_size, makes_post=makes_post)
+    try:
+        plan.space = spaces(server, names, plan.restored_size, makes_post=makes_post)
+    except PermissionMissing as error:
+        if request.most_bytes is not None:
+            raise
+        plan.warnings.append(error.message)
+        return
     plan.needed_size = sum(space.size for space in plan.space if space.is_new)
     plan.peak_size = sum(space.size for space in plan.space)
     check_limit(plan.space, request.most_bytes)

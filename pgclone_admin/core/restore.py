@@ -36,7 +36,7 @@ from .programs import choose_program
 from .progress import Phase, Reporter
 from .properties import carry
 from .server import Server
-from .space import check_limit, check_size_is_known, spaces
+from .space import check_limit, check_room_for_copy, check_size_is_known, spaces
 from .streams import BLOCK, Readable, StoredReader
 from .swap import put_in_place
 from .target import RestoreRequest, RestoreResult, Target, dropped_unless_kept
@@ -88,7 +88,7 @@ def restore_dump(
         size, manifest = source.size(key), source.manifest(key)
         run_checks(DumpChecks(server, key, size, manifest, request.trust_foreign).all(), reporter)
         restored_size = None if manifest is None else manifest.source_size
-        _check_room(request, server, restored_size, reporter, makes_post=True)
+        _check_room(request, server, restored_size, reporter)
         reporter.phase(Phase.RESTORING, total=size)
         with ExitStack() as made, open_archive(source.open(key), reporter) as (stored, archive):
             program = choose_program(
@@ -156,7 +156,8 @@ def restore_local(
     def build(server: Server, _model: Database, mark: Mark) -> tuple[Database, LoadReport]:
         reporter.phase(Phase.COPYING)
         local = server.existing(name)
-        _check_room(request, server, server.size(local.name), reporter, makes_post=False)
+        names = RestoreNames(request.live, request.beside)
+        check_room_for_copy(server, names, local.name, "temporary", request.most_bytes)
         copied = copy_database(
             server,
             local,
@@ -256,6 +257,8 @@ def swap_held(
         if parked_as is MarkKind.UNDO and not request.reversible:
             # What a local copy replaces stays on the server, also if nobody has asked for it.
             run_checks([replace(target.checks, keeps_parked=True).standbys], reporter)
+        if parked_as is MarkKind.PRE and request.reversible:
+            check_room_for_copy(target.server, target.names, held.name, ":post", request.most_bytes)
         # The site may have been migrated since.
         agreed = target.keep_definitions(held)
         swapped = target.take_over(target.live, held, source, parked_as=parked_as, agreed=agreed)
@@ -263,15 +266,10 @@ def swap_held(
 
 
 def _check_room(
-    request: RestoreRequest,
-    server: Server,
-    restored_size: int | None,
-    reporter: Reporter,
-    *,
-    makes_post: bool,
+    request: RestoreRequest, server: Server, restored_size: int | None, reporter: Reporter
 ) -> None:
     run_checks([lambda: check_size_is_known(restored_size, request.most_bytes)], reporter)
-    if restored_size is None:
+    if restored_size is None or request.most_bytes is None:
         return
     replaces = request.beside is None and not request.hold and not request.drill
     replaces = replaces and server.database(request.live) is not None
@@ -279,7 +277,7 @@ def _check_room(
         server,
         RestoreNames(request.live, request.beside),
         restored_size,
-        makes_post=makes_post and request.reversible and replaces,
+        makes_post=request.reversible and replaces,
     )
     check_limit(there, request.most_bytes)
 

@@ -15,6 +15,7 @@ from .connection import Connection, ConnectionParams, remove_session_limits
 from .errors import PermissionMissing, ServerUnavailable, UnknownDatabase
 from .marks import Database
 from .names import check_database_name
+from .refusals import explained
 
 BETWEEN_TRIES = 0.2
 """Seconds between two attempts to connect."""
@@ -182,8 +183,12 @@ class Server:
         return self._databases("NOT d.datistemplate", [])
 
     def size(self, name: str) -> int:
-        """Bytes of the database on the disk of the server."""
-        return int(self.value("SELECT pg_database_size(%s)", [name]))
+        """Bytes of the database on the disk of the server; :class:`PermissionMissing` for one that
+        this role may not look into."""
+        try:
+            return int(self.value("SELECT pg_database_size(%s)", [name]))
+        except psycopg2.Error as error:
+            raise explained(error, f'how large "{name}" is cannot be told') from error
 
     def sizes(self, *oids: int) -> dict[int, int]:
         """Bytes of those databases that this role may look into, by oid."""

@@ -9,9 +9,11 @@ from ..core.errors import Conflict, DatabaseProtected
 from ..core.locks import take_lock
 from ..core.marks import LOCAL_COPIES, Mark, MarkKind
 from ..core.own_databases import check_target, drop_marked, require_mark
+from ..core.preflight import RestoreNames
 from ..core.progress import Phase, Reporter
 from ..core.server import Server
 from ..core.sessions import sessions_in
+from ..core.space import check_room_for_copy
 from ..databases import live_name, maintenance_params, protected_names
 from ..options import Options
 from ..settings import settings
@@ -58,6 +60,8 @@ def copy_live(
         server.check_may_create(source.owner)
         kinds = {MarkKind.COPY} if replaces else ()
         check_target(server, name, protected_names(), live=live, kinds=kinds)
+        names, most = RestoreNames(live), settings.max_disk_bytes
+        check_room_for_copy(server, names, live, f":{name}", most)
         if end_sessions:
             seconds = max(1, round(server.size(live) / COPY_RATE))
             reporter.warn(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pwd
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pgclone_admin.core.errors import NoRoom
+from pgclone_admin.core.errors import NoRoom, PermissionMissing
+from pgclone_admin.core.names import derived_name
 from pgclone_admin.store import DumpStore
 from tests.support.django_project import Project
 from tests.support.invariants import Checker
@@ -117,3 +118,37 @@ def test_f36_the_plan_and_the_command_know_the_limit(project: Project) -> None:
     done = project.pgclone("restore", ":pre", settings=limit).failed()
     assert "PGCLONE_MAX_DISK_BYTES" in done.stderr
     assert project.oid == oid
+
+
+def test_f36_a_copy_and_a_reversible_swap_know_the_limit_and_count_all_copies(
+    project: Project,
+) -> None:
+    key = project.pgclone("dump").ok().lines[0]
+    project.pgclone("copy", ":first").ok()
+    (size,) = project.server.admin("SELECT pg_database_size(%s)", (project.name,))[0]
+    # Enough for the live database, one copy, and half of another one.
+    limit: dict[str, Any] = {"PGCLONE_MAX_DISK_BYTES": size * 5 // 2}
+    with no_database_is_made(project.server):
+        done = project.pgclone("copy", ":second", settings=limit).failed()
+    assert "PGCLONE_MAX_DISK_BYTES allows" in done.stderr
+    project.server.drop_database("first")
+    project.pgclone("restore", key, "--hold").ok()
+    oid = project.oid
+    done = project.pgclone("swap", "--reversible", settings=limit).failed()
+    assert "PGCLONE_MAX_DISK_BYTES allows" in done.stderr
+    assert project.oid == oid
+    project.pgclone("swap", settings=limit).ok()
+
+
+def test_f36_where_sizes_may_not_be_seen_only_a_limit_needs_them(
+    make_site: Callable[..., Site], storage_root: Path
+) -> None:
+    site = make_site(empty=True)
+    store = DumpStore(str(storage_root))
+    manifest = dump(site, store)
+    restore(site, manifest.key, store, reversible=True)
+    older = derived_name(site.name, "pre")
+    site.server.admin(f'REVOKE CONNECT ON DATABASE "{older}" FROM PUBLIC, app')
+    with pytest.raises(PermissionMissing, match=f'how large "{older}" is cannot be told'):
+        restore(site, manifest.key, store, most_bytes=10**12)
+    restore(site, manifest.key, store)
