@@ -199,7 +199,8 @@ class Child:
 
 def scrubbed(text: str, secrets: Iterable[str]) -> str:
     """``text`` without the secrets."""
-    for secret in secrets:
+    # The shorter one of two that begin alike would leave the end of the other.
+    for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
 

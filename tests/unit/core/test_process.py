@@ -17,7 +17,7 @@ from pgclone_admin.core.errors import (
     ProcessFailed,
     ProgramMissing,
 )
-from pgclone_admin.core.process import LONGEST_LINE, STDERR_TAIL, Child, first_error
+from pgclone_admin.core.process import LONGEST_LINE, STDERR_TAIL, Child, first_error, scrubbed
 from pgclone_admin.core.programs import Command
 from tests.support import CANARY, ROOT, processes
 from tests.support.fake_programs import (
@@ -364,3 +364,8 @@ def test_a_reader_that_has_gone_does_not_break_the_end_of_the_block() -> None:
         with pytest.raises(BrokenPipeError):
             child.stdin.write(b"x")
         child.finish()
+
+
+def test_of_two_secrets_of_which_one_begins_with_the_other_nothing_is_left():
+    for secrets in (["sesame", "sesame-open"], ["sesame-open", "sesame"]):
+        assert scrubbed("password sesame-open or sesame", secrets) == "password *** or ***"
