@@ -38,8 +38,8 @@
     ├── HookFailed
     ├── NotAnonymized             a configuration requires it
     ├── Cancelled
-    ├── TimedOut
-    │   └── Stalled               nothing has moved for too long
+    ├── Stalled                   nothing has moved for too long
+    ├── TimedOut                  the time that it may take is over
     └── Interrupted               the process was told to end
 
 The docstring of a class is its default message. ``code`` is stable and meant for programs,
@@ -279,16 +279,16 @@ class Cancelled(PgcloneError):
     code = "cancelled"
 
 
+class Stalled(PgcloneError):
+    """nothing has moved for too long"""
+
+    code = "stalled"
+
+
 class TimedOut(PgcloneError):
     """the operation took too long"""
 
     code = "timed_out"
-
-
-class Stalled(TimedOut):
-    """nothing has moved for too long"""
-
-    code = "stalled"
 
 
 class Interrupted(PgcloneError):

@@ -14,7 +14,7 @@ import psycopg2
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from ..core import evidence
-from ..core.errors import Cancelled, HookFailed, Interrupted, PgcloneError, TimedOut
+from ..core.errors import Cancelled, HookFailed, PgcloneError
 from ..core.progress import Reporter
 from ..databases import secrets, site_params
 from ..routing import route
@@ -186,10 +186,11 @@ def _told(
             # A hook that runs hooks is ended by the time of the one around it.
             limit = "it may" if hook.labels.timeout is None else f"{hook.labels.timeout:g} s"
             raise failed(name, f"it took longer than {limit}", told.output) from error
-        except (Cancelled, TimedOut, Interrupted):
+        except Cancelled:
             raise
         except PgcloneError as error:
-            # A statement is cancelled when the run is to end: that is the reason then.
+            # When the run is to end, that is the reason, and statements are cancelled for it. What
+            # the hook has waited for, and was ended, is an error of the hook.
             reporter.check()
             cause = error.__cause__ if isinstance(error, HookFailed) else error
             raise _named(error, name, told.output) from cause

@@ -22,6 +22,7 @@ from django.db import connections
 from pgclone_admin.core.errors import (
     ConfigurationError,
     HookFailed,
+    Stalled,
     TimedOut,
     UsageError,
 )
@@ -785,6 +786,20 @@ def test_a_hook_in_the_server_ends_when_the_run_is_to_end(here, key):
 
     with unchanged(here), pytest.raises(TimedOut):
         restored(key, {"code": "SELECT pg_sleep(60)"}, reporter=Ending())
+
+
+@pytest.mark.parametrize("met", [Stalled, TimedOut])
+def test_a_hook_that_meets_the_end_of_something_else_fails_under_its_name(
+    here, key, command, nothing_left_behind, met
+):
+    nothing_left_behind.allow(f"{here.name}__temp")
+
+    def fetch(_options):
+        raise met("the storage does not answer")
+
+    with unchanged(here, made=[f"{here.name}__temp"]), pytest.raises(HookFailed) as raised:
+        restored(key, {"command": command("fetch", fetch)})
+    assert raised.value.message == 'the hook "fetch" failed: the storage does not answer'
 
 
 # -- what only the end of a transaction finds ------------------------------------------------------
