@@ -1,7 +1,7 @@
 """The lock of a live database: dumps share it, a restore has it alone.
 
 It is held in the maintenance database, as advisory locks of PostgreSQL count per database, and goes
-when the process dies that holds it.
+when the process dies that holds it. A site with another maintenance database is seen, too.
 """
 
 from __future__ import annotations
@@ -16,19 +16,43 @@ from .server import Server
 LOCK_SPACE = 0x7067636C
 """First half of the advisory locks of this app: "pgcl"."""
 
+HELD = "locktype = 'advisory' AND classid::bigint = %s AND objsubid = 2 AND granted"
+"""In pg_locks: a lock of this app, in whichever database."""
+
 
 def take_lock(server: Server, database: str, *, exclusive: bool) -> None:
     """Holds the lock of the live database until this connection is closed.
 
     :class:`Conflict` when somebody has it whom it cannot be shared with.
     """
-    function = "pg_try_advisory_lock" if exclusive else "pg_try_advisory_lock_shared"
-    if not server.value(f"SELECT {function}(%s, %s)", [LOCK_SPACE, _lock_number(database)]):
-        other = "a dump or a restore" if exclusive else "a restore"
-        raise Conflict(
-            f'{other} of the database "{database}" is running',
-            hint="Nothing was changed. Try again when it is done.",
-        )
+    suffix = "" if exclusive else "_shared"
+    lock = [LOCK_SPACE, _lock_number(database)]
+    is_ours = server.value(f"SELECT pg_try_advisory_lock{suffix}(%s, %s)", lock)
+    if is_ours and not _is_locked_elsewhere(server, database, exclusive=exclusive):
+        return
+    hint = "Nothing was changed. Try again when it is done."
+    if is_ours:
+        server.execute(f"SELECT pg_advisory_unlock{suffix}(%s, %s)", lock)
+        hint += " Let PGCLONE_CONN_DB be the same for all sites of a server."
+    other = "a dump or a restore" if exclusive else "a restore"
+    raise Conflict(f'{other} of the database "{database}" is running', hint=hint)
+
+
+def _is_locked_elsewhere(server: Server, database: str, *, exclusive: bool) -> bool:
+    """Whether a lock that this one cannot be shared with is held in another database.
+
+    Asked when this one is held: of two who take theirs at once, each in its own, one or both see
+    the other.
+    """
+    rows = server.rows(
+        f"""
+        SELECT 1 FROM pg_locks
+         WHERE {HELD} AND objid::bigint = %s AND (%s OR mode = 'ExclusiveLock')
+           AND database <> (SELECT oid FROM pg_database WHERE datname = current_database())
+        """,  # noqa: S608 - a literal
+        [LOCK_SPACE, _lock_number(database) % 2**32, exclusive],
+    )
+    return bool(rows)
 
 
 def release_locks(server: Server) -> None:
@@ -43,11 +67,8 @@ def is_locked(server: Server, database: str | None = None) -> bool:
     """
     own = None if database is None else _lock_number(database) % 2**32
     rows = server.rows(
-        """
-        SELECT 1 FROM pg_locks
-         WHERE locktype = 'advisory' AND classid::bigint = %s AND objsubid = 2 AND granted
-           AND pid <> pg_backend_pid() AND (%s::bigint IS NULL OR objid::bigint = %s)
-        """,
+        f"SELECT 1 FROM pg_locks WHERE {HELD} AND pid <> pg_backend_pid()"  # noqa: S608 - a literal
+        " AND (%s::bigint IS NULL OR objid::bigint = %s)",
         [LOCK_SPACE, own, own],
     )
     return bool(rows)

@@ -26,6 +26,7 @@ from pgclone_admin.core.marks import NEW_DATABASE_PREFIX
 from pgclone_admin.core.names import derived_name
 from pgclone_admin.core.own_databases import create_like, drop_marked
 from pgclone_admin.core.progress import SilentReporter
+from pgclone_admin.core.server import Server
 from pgclone_admin.core.sessions import check_sessions_can_be_ended, end_sessions, sessions_in
 from pgclone_admin.options import Arguments, resolve
 from pgclone_admin.services.copies import copy_live
@@ -382,6 +383,27 @@ def test_a_lock_does_not_depend_on_the_role_or_the_process(pg):
         take_lock(one, 'Ünï "code"\'', exclusive=True)
         with pytest.raises(Conflict):
             take_lock(two, 'Ünï "code"\'', exclusive=True)
+
+
+def test_a_lock_counts_for_sites_with_another_maintenance_database(pg):
+    other = pg.create_database(pg.fresh_name("maintenance"))
+    elsewhere = pg.params(other)
+    try:
+        with connected(pg) as one, Server.connected(elsewhere) as two:
+            take_lock(one, "db", exclusive=False)
+            take_lock(two, "db", exclusive=False)
+            with pytest.raises(Conflict, match="a dump or a restore of the database") as raised:
+                take_lock(two, "db", exclusive=True)
+            assert "PGCLONE_CONN_DB" in raised.value.hint
+            take_lock(two, "db b", exclusive=True)
+            with pytest.raises(Conflict, match=r'^a restore of the database "db b" is running$'):
+                take_lock(one, "db b", exclusive=False)
+        with connected(pg) as one, Server.connected(elsewhere) as two:
+            # What was refused is not held.
+            take_lock(one, "db b", exclusive=True)
+            take_lock(one, "db", exclusive=True)
+    finally:
+        pg.drop_database(other)
 
 
 def test_a_lost_lock_is_noticed(pg):
