@@ -13,6 +13,8 @@ from .core.kept_rights import kept_in_live
 from .core.locks import is_locked
 from .core.marks import Database
 from .core.names import DumpKey, LocalKey
+from .core.owned import told
+from .core.owners import foretold
 from .core.preflight import Check, RestoreNames
 from .core.programs import choose_program
 from .core.progress import SilentReporter
@@ -96,6 +98,8 @@ class Plan:
     """Migrations in the dump that this code does not have: it was made by a newer or other code."""
     left_out: list[str] = field(default_factory=list)
     """What is in the dump and cannot be made here by this role, by kind and name."""
+    lost_owners: list[str] = field(default_factory=list)
+    """Objects that become those of the owner of the database, and whose they are in the dump."""
     lost_settings: list[str] = field(default_factory=list)
     """Settings and grants of the live database that cannot be carried over, by the names with which
     their loss is accepted; whether it was is among the warnings and obstacles."""
@@ -300,7 +304,10 @@ def _examine_dump(
         is_superuser = server.role().is_superuser
         with server.connection.cursor() as cursor:
             found = left_out(cursor, contents, owner=owner, is_superuser=is_superuser)
-        plan.left_out = sorted(found)
+            lost, defaults = foretold(cursor, contents, heir=owner, is_superuser=is_superuser)
+        plan.left_out = sorted([*found, *defaults])
+        plan.lost_owners = sorted(map(str, lost))
+        plan.warnings += told(lost)
     program = choose_program(
         "pg_restore",
         server_major=server.major,

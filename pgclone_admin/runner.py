@@ -93,6 +93,7 @@ def made_restore(restored: Restored) -> dict[str, Any]:
         "swap": None if swap is None else dataclasses.asdict(swap),
         "left_out": list(result.report.left_out),
         "skipped_grants": list(result.report.skipped_grants),
+        "lost_owners": [str(lost) for lost in result.report.lost_owners],
         "unchecked_foreign_keys": list(result.report.unchecked_foreign_keys),
         "tolerated": list(result.report.tolerated),
         "hooks": [dataclasses.asdict(hook) for hook in restored.hooks],

@@ -155,6 +155,9 @@ def _details(plan: Plan) -> Iterator[Fact]:
         yield Fact(_("Stay as they are"), _("tables of the running site"), plan.kept)
     if plan.left_out:
         yield Fact(_("Left out"), _("cannot be made here by this role"), plan.left_out)
+    if plan.lost_owners:
+        what = _("cannot be given to their owners here, and belong to that of the database")
+        yield Fact(_("Owners"), what, plan.lost_owners)
     if plan.entries:
         yield Fact(_("Holds"), plan.holds)
 

@@ -204,6 +204,7 @@ def _said(value: Any) -> Any:
 LEFT_OUT = {
     "left_out": gettext_lazy("Left out"),
     "skipped_grants": gettext_lazy("Grants to roles that are not here"),
+    "lost_owners": gettext_lazy("Objects whose owners could not be given to them"),
     "unchecked_foreign_keys": gettext_lazy("Foreign keys that were made without a check"),
     "tolerated": gettext_lazy("Errors that the settings tolerate"),
 }

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from .errors import IntegrityError
 from .fields import HEAD, INT_SIZE, Fields, Splitter, as_text
+from .owned import Others
 from .progress import Reporter
 from .streams import BLOCK, MAGIC_ARCHIVE, ArchiveReader, Readable, StoredReader
 from .temporary import CONTENTS, own_prefix, room_for
@@ -99,6 +100,8 @@ class Outline:
     """Entries that have a block of data, in the order of the archive."""
     settings: dict[str, str] = field(default_factory=dict)
     """What the archive sets for a session, by the kind of the entry that says it."""
+    others: Others = field(default_factory=Others)
+    """What belongs to other roles than the owner of the database."""
 
     @property
     def encoding(self) -> str:
@@ -266,7 +269,7 @@ def _read_entries(fields: Fields, version: tuple[int, int]) -> tuple[tuple[Entry
         kind = (fields.raw() or b"").decode(errors="replace")
         section = fields.integer()
         definition = fields.raw() or b""
-        fields.skip()  # statement that drops it
+        drop = fields.raw()
         copy = fields.raw() or b""
         schema = fields.raw()
         if tablespace := as_text(fields.raw()):
@@ -275,7 +278,7 @@ def _read_entries(fields: Fields, version: tuple[int, int]) -> tuple[tuple[Entry
             fields.skip()  # table access method
         if version >= (1, 16):
             fields.integer()  # relkind
-        fields.skip()  # owner
+        owner = fields.raw()
         fields.skip()  # WITH OIDS
         dependencies = []
         while (dependency := fields.raw()) is not None:
@@ -291,6 +294,10 @@ def _read_entries(fields: Fields, version: tuple[int, int]) -> tuple[tuple[Entry
             outline.settings[kind] = as_text(definition)
         outline.sections.append(Section.LAST if _comes_last(kind, name, current) else current)
         outline.kinds[kind] += 1
+        names = as_text(schema), as_text(name), as_text(owner)
+        outline.others.take(
+            dump_id, kind, names, on=tuple(dependencies), definition=definition, drop=drop or b""
+        )
         if _needs_superuser(kind, definition) or (
             kind in ("COMMENT", "SECURITY LABEL")
             and any(dependency in superuser_only for dependency in dependencies)

@@ -14,6 +14,7 @@ from .findings import FIXES, Finding, Level, fine, problem
 from .kept import Keeping
 from .kept_rights import kept_in_live
 from .marks import Database
+from .owners import objects_of_others
 from .pooler import check_sessions_last
 from .preflight import Check, RestoreNames, TargetChecks
 from .programs import choose_program, find_programs, open_flaws, version_without_flaws
@@ -125,6 +126,7 @@ class _Examiner:
         ]
         if self._asked.restores:
             steps += [("restore", self._restore), ("kept tables", self._kept)]
+            steps += [("owners", self._owners)]
             steps += [("space", self._space)]
         for about, step in steps:
             try:
@@ -252,6 +254,26 @@ class _Examiner:
         tables = kept_in_live(self._server, self._live, self._asked.keeping())
         names = ", ".join(sorted(str(table.name) for table in tables))
         yield fine("kept tables", names or "no tables are kept")
+
+    def _owners(self) -> Iterator[Finding]:
+        if self._live is None:
+            return
+        with (
+            self._server.params.with_dbname(self._live.name).session() as connection,
+            connection.cursor() as cursor,
+        ):
+            others = objects_of_others(cursor)
+        for role, count in others:
+            objects = "one object" if count == 1 else f"{count} objects"
+            name = self._server.role().name
+            yield Finding(
+                Level.WARNING,
+                "owners",
+                f'{objects} of the role "{role}" would belong to "{self._live.owner}" after a '
+                f'restore, as the role "{name}" may not give them to it',
+                f'As a superuser: GRANT "{role}" TO "{name}", or let PGCLONE_CONNECTIONS name a '
+                "superuser.",
+            )
 
     def _space(self) -> Iterator[Finding]:
         if self._live is None:

@@ -14,6 +14,7 @@ from .catalog import with_partitions
 from .connection import Connection
 from .errors import InvalidScript, RestoreFailed
 from .names import TableName, readable
+from .owned import LostOwner, told
 from .process import Child, scrubbed
 from .progress import Reporter
 from .statements import split
@@ -102,12 +103,15 @@ class LoadReport:
     unchecked_foreign_keys: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     tolerated: list[str] = field(default_factory=list)
+    lost_owners: list[LostOwner] = field(default_factory=list)
     analyzed: list[TableName] = field(default_factory=list)
     """Tables that have their statistics already."""
 
     def tell(self, reporter: Reporter) -> None:
         for statement in self.skipped_grants:
             reporter.warn(f"left out: {statement}")
+        for sentence in told(self.lost_owners):
+            reporter.warn(sentence)
         for statement in self.unchecked_foreign_keys:
             said = "made NOT VALID, as the dump leaves out the rows it refers to"
             reporter.warn(f"{said}: {statement}")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from itertools import chain
@@ -27,8 +27,9 @@ from .breaking import Breakable
 from .build import IndexBuilders
 from .connection import ConnectionParams, one_row, remove_session_limits
 from .dump_checks import left_out
-from .errors import PgcloneError, ProcessFailed, RestoreFailed
+from .errors import PgcloneError
 from .extensions import create_extensions
+from .feed import feed
 from .judge import (
     ErrorCollector,
     Judge,
@@ -37,8 +38,9 @@ from .judge import (
     Tolerated,
 )
 from .names import TableName
+from .owners import accesses_for_grants, give_owners
 from .process import Child
-from .programs import Command, Program, parse_command, restore_command
+from .programs import Command, Program, restore_command
 from .progress import Phase, Reporter
 from .rows import RowLoader, prepare_row_session
 from .steps import Step, batched, plan_foreign_keys, plan_tables
@@ -74,7 +76,7 @@ def load_archive(
     that a superuser installed; a setting of a newer pg_restore that this server does not have.
     Event triggers and the like are left out unless ``is_superuser``; errors that are ``tolerated``
     are listed. ``extension_creator`` reaches the same database with more rights, and creates the
-    extensions before.
+    extensions before; it gives objects to the other owners that the archive names.
 
     The caller drops the target database after any error, also when this process dies.
     """
@@ -96,7 +98,10 @@ def load_archive(
             done: frozenset[int] = frozenset()
             if extension_creator is not None:
                 done = create_extensions(archive.contents, target.role, extension_creator)
-            loader.load_split(archive.contents, jobs, done, is_superuser=is_superuser)
+            loader.leave_out(archive.contents, is_superuser=is_superuser)
+            loader.load_split(archive.contents, jobs, done)
+            creator = extension_creator or target
+            loader.give_to_others(archive.contents, creator, done, is_superuser=is_superuser)
     return loader.report
 
 
@@ -123,18 +128,16 @@ class _Loader:
         self._fed = 0
         self._use_tablespaces = True
         self._analyzing = Breakable()
+        self._owner = ""
         self.report = LoadReport()
 
     def load_in_one_pass(self) -> None:
         """For an archive whose table of contents cannot be read here."""
         self._judge(None, self._stream(self._archive.blocks(), entries=None))
 
-    def load_split(
-        self, contents: Contents, jobs: int, done: frozenset[int], *, is_superuser: bool
-    ) -> None:
+    def load_split(self, contents: Contents, jobs: int, done: frozenset[int]) -> None:
         """``done`` are the entries that are there already."""
-        self._leave_out(contents, is_superuser=is_superuser)
-        without = frozenset() if is_superuser else contents.outline.superuser_only.keys()
+        without = contents.outline.superuser_only.keys()
         without_first = done | without
         with IndexBuilders(
             self._build_command,
@@ -162,8 +165,50 @@ class _Loader:
             self._judge(contents, self._run_listed(rest))
             builders.add(batched(foreign_keys, MOST_FOREIGN_KEY_STEPS, jobs))
             self._judge(contents, builders.finish())
-        last = self._list("last", contents, {Section.LAST}, without_first)
+        later = without_first | contents.outline.others.grants.keys()
+        last = self._list("last", contents, {Section.LAST}, later)
         self._judge(contents, self._run_listed(last))
+
+    def give_to_others(
+        self,
+        contents: Contents,
+        creator: ConnectionParams,
+        done: frozenset[int],
+        *,
+        is_superuser: bool,
+    ) -> None:
+        """When everything is there: until now it belongs to one role, which may do all of it.
+
+        The owners, then the grants that these make on what is theirs. What only a superuser can
+        create is last: event triggers could meddle with both.
+        """
+        outline = contents.outline
+        role = self._target.role
+        objects = {
+            i: each for i, each in outline.others.objects.items() if i not in outline.superuser_only
+        }
+        given = give_owners(outline, objects, creator, role, heir=self._owner)
+        self.report.lost_owners += given.lost
+        makers = accesses_for_grants(
+            outline, given.ids, creator, self._target, is_superuser=is_superuser
+        )
+        for access, entries in makers:
+            self._restore_as(access, contents, entries - done)
+        if is_superuser and outline.superuser_only:
+            self._restore_as(creator, contents, outline.superuser_only.keys())
+            objects = {
+                i: e for i, e in outline.others.objects.items() if i in outline.superuser_only
+            }
+            given = give_owners(outline, objects, creator, role, heir=creator.user)
+            self.report.lost_owners += given.lost
+
+    def _restore_as(
+        self, access: ConnectionParams, contents: Contents, entries: AbstractSet[int]
+    ) -> None:
+        if entries:
+            others = frozenset(contents.outline.ids) - entries
+            listed = self._list("of-others", contents, set(Section), others)
+            self._judge(contents, self._run_listed(listed, access=access), access=access)
 
     def _load_rows(
         self,
@@ -210,12 +255,13 @@ class _Loader:
             cursor.execute(f"ANALYZE {table.quoted}")
             self.report.analyzed.append(table)
 
-    def _leave_out(self, contents: Contents, *, is_superuser: bool) -> None:
+    def leave_out(self, contents: Contents, *, is_superuser: bool) -> None:
         """Says what is left out, and keeps tables from tablespaces that are not here."""
         with self._target.session() as connection, connection.cursor() as cursor:
             cursor.execute("SELECT current_user")
             (owner,) = one_row(cursor)
             found = left_out(cursor, contents, owner=owner, is_superuser=is_superuser)
+        self._owner = owner
         self.report.left_out += found
         for entry in found:
             self._reporter.warn(f"left out, as this role cannot create it here: {entry}")
@@ -240,7 +286,7 @@ class _Loader:
             return collector.is_hopeless or (builders is not None and builders.has_failed)
 
         with Child(command, stdin=subprocess.PIPE, on_line=take) as child:
-            for piece in _feed(archive, child, self._reporter):
+            for piece in feed(archive, child, self._reporter):
                 self._fed += piece
                 if is_in_vain():
                     child.terminate()
@@ -258,8 +304,10 @@ class _Loader:
             listed.write_text("".join(f"{dump_id}\n" for dump_id in step.entries))
         return self._command(entries=listed, archive=self._archive.path)
 
-    def _run_listed(self, entries: Path, *, retryable: bool = True) -> list[RestoreError]:
-        command = self._command(entries=entries, archive=self._archive.path)
+    def _run_listed(
+        self, entries: Path, *, retryable: bool = True, access: ConnectionParams | None = None
+    ) -> list[RestoreError]:
+        command = self._command(entries=entries, archive=self._archive.path, access=access)
         tolerated = self._tolerated if not retryable else frozenset()
         collector = ErrorCollector(command.secrets, retryable=retryable, tolerated=tolerated)
         with Child(command, on_line=collector.take) as child:
@@ -268,11 +316,17 @@ class _Loader:
         self.report.skipped_grants += collector.skipped_grants
         return collector.errors
 
-    def _command(self, *, entries: Path | None, archive: Path | None = None) -> Command:
+    def _command(
+        self,
+        *,
+        entries: Path | None,
+        archive: Path | None = None,
+        access: ConnectionParams | None = None,
+    ) -> Command:
         return restore_command(
             self._program,
             self._environment,
-            role=self._target.role,
+            role=(access or self._target).role,
             archive=archive,
             entries=entries,
             use_tablespaces=self._use_tablespaces,
@@ -292,42 +346,14 @@ class _Loader:
                     lines.write(f"{dump_id}\n")
         return path
 
-    def _judge(self, contents: Contents | None, errors: Sequence[RestoreError]) -> None:
+    def _judge(
+        self,
+        contents: Contents | None,
+        errors: Sequence[RestoreError],
+        access: ConnectionParams | None = None,
+    ) -> None:
         if not errors:
             return
-        with self._target.session() as connection:
+        with (access or self._target).session() as connection:
             remove_session_limits(connection)
             Judge(connection, contents, self.report, self._tolerated).judge(errors)
-
-
-def _feed(archive: Iterable[bytes], child: Child, reporter: Reporter) -> Iterator[int]:
-    """Writes the archive to a program and gives the number of bytes after each piece.
-
-    Stops where the program stops reading; whether that was right is told by its end.
-    """
-    try:
-        for block in archive:
-            reporter.check()
-            view = memoryview(block)
-            while view:
-                written = child.stdin.write(view)
-                view = view[written:]
-                yield written
-        child.stdin.close()
-    except BrokenPipeError:
-        return
-
-
-def verify_archive(archive: OpenedArchive, program: Program, reporter: Reporter) -> None:
-    """Has pg_restore read the whole archive without a database.
-
-    :class:`RestoreFailed` when it cannot; pg_restore's list of contents would not notice an
-    archive that is cut short.
-    """
-    with Child(parse_command(program), stdin=subprocess.PIPE) as child:
-        for _piece in _feed(archive.blocks(), child, reporter):
-            pass
-        try:
-            child.finish()
-        except ProcessFailed as error:
-            raise RestoreFailed(f"the archive cannot be read: {error}") from error

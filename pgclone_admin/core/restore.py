@@ -117,6 +117,7 @@ def restore_dump(
             target = server.params.with_dbname(temporary.name).with_role(
                 server.role_to_take(model.owner)
             )
+            is_superuser = server.role().is_superuser
             try:
                 report = load_archive(
                     archive,
@@ -124,7 +125,7 @@ def restore_dump(
                     program,
                     reporter,
                     jobs=request.jobs,
-                    is_superuser=server.role().is_superuser,
+                    is_superuser=is_superuser,
                     tolerated=request.tolerated,
                     extension_creator=server.extension_creator(temporary),
                 )
@@ -134,7 +135,9 @@ def restore_dump(
                 raise
             stored.check_against(manifest)
             reporter.phase(Phase.ANALYZING)
-            _analyze(target, report.analyzed)
+            # A superuser may do it whosever the tables are.
+            analyzing = target.with_role(None) if is_superuser else target
+            _analyze(analyzing, report.analyzed)
         return temporary, report
 
     return _restore(request, str(key), build, reporter, pre_swap_hooks, parked_as=MarkKind.PRE)
@@ -335,6 +338,7 @@ def _analyze(target: ConnectionParams, done: Sequence[TableName]) -> None:
             SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
              WHERE c.relkind IN ('r', 'm', 'p') AND NOT c.relisshared
                AND c.relpersistence <> 't' AND has_table_privilege(c.oid, 'SELECT')
+               AND has_schema_privilege(n.oid, 'USAGE')
             """
         )
         others = {TableName(*row) for row in cursor.fetchall()} - set(done)

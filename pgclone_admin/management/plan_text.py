@@ -114,6 +114,7 @@ def _lists(plan: Plan) -> Iterator[str]:
     lists = {
         "unknown": plan.unknown_migrations,
         "left out": plan.left_out,
+        "owners": plan.lost_owners,
         "lost": plan.lost_settings,
     }
     for label, names in lists.items():

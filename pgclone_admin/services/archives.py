@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from ..core.archive import Contents, open_archive
 from ..core.errors import UsageError
-from ..core.load import verify_archive
+from ..core.feed import verify_archive
 from ..core.names import DumpKey, LocalKey
 from ..core.programs import choose_program
 from ..core.progress import Phase, Reporter

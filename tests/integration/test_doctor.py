@@ -446,3 +446,24 @@ def test_what_is_not_allowed_here_is_told(project) -> None:
         f["level"] == "ok" and f["found"].startswith("PGCLONE_ALLOW_RESTORE is False")
         for f in completed.json()
     )
+
+
+def test_objects_that_a_restore_could_not_give_back_to_their_owners_are_counted(site) -> None:
+    site.run(
+        "CREATE TABLE ours (id serial); CREATE TABLE theirs (id serial);"
+        " CREATE FUNCTION told() RETURNS integer LANGUAGE sql AS 'SELECT 1';"
+        " ALTER TABLE theirs OWNER TO other; ALTER FUNCTION told() OWNER TO other",
+        user="postgres",
+    )
+    site.run("ALTER TABLE ours OWNER TO app", user="postgres")
+
+    (found,) = wrong(examine(site))
+
+    assert (found.level, found.about) == (Level.WARNING, "owners")
+    # The sequence of a column is one, too.
+    assert found.found == (
+        '3 objects of the role "other" would belong to "app" after a restore, as the role "app" may'
+        " not give them to it"
+    )
+    assert 'GRANT "other" TO "app"' in found.fix
+    assert [each.about for each in wrong(examine(site, user="postgres"))] == ["role"]

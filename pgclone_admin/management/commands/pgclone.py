@@ -318,6 +318,7 @@ def _result(restored: restores.Restored) -> dict[str, Any]:
         "lost_settings": [] if swap is None else [each.name for each in swap.lost_settings],
         "left_out": result.report.left_out,
         "skipped_grants": result.report.skipped_grants,
+        "lost_owners": [str(lost) for lost in result.report.lost_owners],
         "unchecked_foreign_keys": result.report.unchecked_foreign_keys,
         "tolerated": result.report.tolerated,
         "hooks": [dataclasses.asdict(hook) for hook in restored.hooks],

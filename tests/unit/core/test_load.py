@@ -11,7 +11,8 @@ import pytest
 from pgclone_admin.core.archive import OpenedArchive
 from pgclone_admin.core.connection import ConnectionParams
 from pgclone_admin.core.errors import Cancelled, KilledBySignal, RestoreFailed
-from pgclone_admin.core.load import LoadReport, load_archive, verify_archive
+from pgclone_admin.core.feed import verify_archive
+from pgclone_admin.core.load import LoadReport, load_archive
 from pgclone_admin.core.programs import Program
 from pgclone_admin.core.progress import SilentReporter
 from tests.support import CANARY
