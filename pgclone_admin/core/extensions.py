@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg2
@@ -14,6 +15,14 @@ from .connection import ConnectionParams, remove_session_limits
 from .errors import RestoreFailed
 from .names import quote_identifier
 from .statements import split
+
+CONFIGURATIONS = """
+SELECT CASE WHEN c.relkind = 'S' THEN 'UPDATE' ELSE 'INSERT' END, c.oid::regclass::text
+  FROM pg_extension e CROSS JOIN LATERAL unnest(e.extconfig) AS configuration(of)
+  JOIN pg_class c ON c.oid = configuration.of
+ WHERE CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege(%(role)s, c.oid, 'UPDATE')
+            ELSE NOT has_table_privilege(%(role)s, c.oid, 'INSERT') END
+"""
 
 _IN_SCHEMA = re.compile(r" WITH SCHEMA (.+);")
 
@@ -52,6 +61,43 @@ def create_extensions(
             if _grant_wrapper(cursor, statements):
                 done.add(dump_id)
     return frozenset(done)
+
+
+@contextlib.contextmanager
+def configurations_lent(
+    contents: Contents, role: str | None, creator: ConnectionParams | None
+) -> Iterator[None]:
+    """Lets ``role`` write for the length of the block into those tables and sequences of extensions
+    whose rows are in dumps, such as PostGIS's own ``spatial_ref_sys``.
+
+    They belong to the ``creator`` of the extensions. Where it may not lend them, what is written
+    into them fails.
+    """
+    has_extensions = any(entry.kind == "EXTENSION" for entry in contents.entries)
+    if role is None or creator is None or not has_extensions:
+        yield
+        return
+    with creator.session() as connection, connection.cursor() as cursor:
+        remove_session_limits(connection)
+        # Every name with its schema.
+        cursor.execute("SELECT set_config('search_path', '', false)")
+        cursor.execute(CONFIGURATIONS, {"role": role})
+        lent = []
+        for privilege, name in cursor.fetchall():
+            with contextlib.suppress(psycopg2.errors.InsufficientPrivilege):
+                cursor.execute(_lending("GRANT", privilege, name, "TO", role))
+                lent.append((privilege, name))
+    yield
+    # What a failed load leaves behind is dropped.
+    with creator.session() as connection, connection.cursor() as cursor:
+        for privilege, name in lent:
+            cursor.execute(_lending("REVOKE", privilege, name, "FROM", role))
+
+
+def _lending(verb: str, privilege: str, name: str, preposition: str, role: str) -> sql.Composable:
+    # The privilege and the name are as the server writes them.
+    start = sql.SQL(f"{verb} {privilege} ON {name} {preposition} ")
+    return start + sql.Identifier(role)
 
 
 def _create_extension(cursor: Any, extension: Entry, owner: str | None) -> None:

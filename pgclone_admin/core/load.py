@@ -28,7 +28,7 @@ from .build import IndexBuilders
 from .connection import ConnectionParams, one_row, remove_session_limits
 from .dump_checks import left_out
 from .errors import PgcloneError
-from .extensions import create_extensions
+from .extensions import configurations_lent, create_extensions
 from .feed import feed
 from .judge import (
     ErrorCollector,
@@ -99,7 +99,8 @@ def load_archive(
             if extension_creator is not None:
                 done = create_extensions(archive.contents, target.role, extension_creator)
             loader.leave_out(archive.contents, is_superuser=is_superuser)
-            loader.load_split(archive.contents, jobs, done)
+            with configurations_lent(archive.contents, target.role, extension_creator):
+                loader.load_split(archive.contents, jobs, done)
             creator = extension_creator or target
             loader.give_to_others(archive.contents, creator, done, is_superuser=is_superuser)
     return loader.report

@@ -343,6 +343,50 @@ def test_objects_of_an_extension_come_back(pg18, make_site, storage_root):
     assert site.fingerprint() == before
 
 
+GEO = """
+CREATE TABLE reference (id serial PRIMARY KEY, name text);
+INSERT INTO reference VALUES (1, 'its own');
+GRANT SELECT ON reference TO PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('reference', 'WHERE id > 1');
+SELECT pg_catalog.pg_extension_config_dump('reference_id_seq', '');
+"""
+
+
+@pytest.mark.skipif(18 not in available(), reason="older servers take only installed extensions")
+@pytest.mark.parametrize("codec", ["zstd", "gzip"])
+def test_rows_that_a_site_added_to_a_table_of_an_extension_come_back(
+    own_pg, make_site, storage_root, codec
+):
+    server = own_pg(18)
+    folder = server.path / "extension"
+    folder.mkdir(mode=0o755)
+    (folder / "geo.control").write_text("default_version = '1'\nrelocatable = true\n")
+    (folder / "geo--1.sql").write_text(GEO)
+    for path in (server.path, folder, *folder.iterdir()):
+        path.chmod(0o755)
+    server.admin(f"ALTER SYSTEM SET extension_control_path = '{server.path}:$system'")
+    server.stop()
+    server.start()
+    site = make_site(server, empty=True)
+    server.run(
+        'CREATE SCHEMA "of geo"; CREATE EXTENSION geo SCHEMA "of geo";'
+        " INSERT INTO \"of geo\".reference (id, name) VALUES (7, 'ours');"
+        " SELECT setval('\"of geo\".reference_id_seq', 70)",
+        site.name,
+    )
+    before = site.fingerprint()
+    grants = "SELECT has_table_privilege('app', '\"of geo\".reference', 'INSERT')"
+    rows = 'SELECT * FROM "of geo".reference ORDER BY 1'
+    key = take(site, storage_root, codec=codec, user="postgres")
+
+    restore(site, key, storage_root, user="postgres")
+
+    assert server.run(rows, site.name) == [(1, "its own"), (7, "ours")]
+    assert server.run('SELECT last_value FROM "of geo".reference_id_seq', site.name) == [(70,)]
+    assert server.run(grants, site.name) == [(False,)]
+    assert site.fingerprint() == before
+
+
 @pytest.mark.skipif(18 not in available(), reason="needs the programs of PostgreSQL 18")
 @pytest.mark.parametrize("major", [m for m in available() if m < 17])
 def test_newer_programs_restore_on_an_older_server_with_indexes_built_meanwhile(
