@@ -1,4 +1,4 @@
-"""What a database has besides its contents: settings, grants, connection limit.
+"""What a database has besides its contents: settings, grants, security labels, connection limit.
 
 A dump does not hold them, and a rename does not carry them: they stay with the parked database
 unless they are put onto the new one.
@@ -48,11 +48,13 @@ _LIST_ITEM = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,]*?))\s*(?:,|$)')
 @dataclass(frozen=True)
 class Properties:
     """Settings as (role or ``None``, name, value); grants as (role or ``None`` for PUBLIC,
-    privilege, with grant option), or ``None`` for the grants every new database has."""
+    privilege, with grant option), or ``None`` for the grants every new database has; security
+    labels as (provider, label). Grants are made by the owner again, whoever had made them."""
 
     settings: frozenset[tuple[str | None, str, str]]
     grants: frozenset[tuple[str | None, str, bool]] | None
     connection_limit: int
+    labels: frozenset[tuple[str, str]] = frozenset()
 
     @classmethod
     def read(cls, cursor: Any, database: Database) -> Properties:
@@ -78,7 +80,13 @@ class Properties:
             "SELECT datacl IS NULL, datconnlimit FROM pg_database WHERE oid = %s", [database.oid]
         )
         untouched, connection_limit = one_row(cursor)
-        return cls(settings, None if untouched else grants, connection_limit)
+        cursor.execute(
+            "SELECT provider, label FROM pg_shseclabel"
+            " WHERE classoid = 'pg_database'::regclass AND objoid = %s",
+            [database.oid],
+        )
+        labels = frozenset(cursor.fetchall())
+        return cls(settings, None if untouched else grants, connection_limit, labels)
 
     def without_what_closes(self) -> Properties:
         """Without connection limit and read-only transactions."""
@@ -88,10 +96,11 @@ class Properties:
 
 @dataclass(frozen=True)
 class Uncarried:
-    """A setting or grant that cannot be put onto another database."""
+    """A setting, grant or security label that cannot be put onto another database."""
 
     name: str
-    """By which its loss is accepted: ``setting``, ``role:setting``, or what is granted to whom."""
+    """By which its loss is accepted: ``setting``, ``role:setting``, what is granted to whom, or
+    ``SECURITY LABEL`` and its provider."""
     reason: str
 
     def __str__(self) -> str:
@@ -174,6 +183,13 @@ def _statements(
     yield from _settings(wanted, present, name)
     if wanted.grants != present.grants:
         yield from _grants(wanted, present, name, owner=owner)
+    for provider, label in sorted(wanted.labels - present.labels):
+        yield (
+            f"SECURITY LABEL {provider}",
+            sql.SQL("SECURITY LABEL FOR {} ON DATABASE {} IS {}").format(
+                sql.Identifier(provider), name, sql.Literal(label)
+            ),
+        )
     if wanted.connection_limit != present.connection_limit:
         yield (
             "CONNECTION LIMIT",

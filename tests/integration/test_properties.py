@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from pgclone_admin.core.errors import PermissionMissing
+from pgclone_admin.core.errors import NotCarried, PermissionMissing
 from pgclone_admin.core.names import derived_name
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.core.properties import Properties, carry, split_list_setting
@@ -432,6 +432,40 @@ def test_a_database_that_takes_no_connections_is_copied_by_the_server(make_site)
     result = copy(site, ":closed")
     assert not result.piped
     assert site.database_properties("closed")["connection_limit"] == 0
+
+
+def test_a_security_label_that_cannot_be_carried_is_named(make_site, storage_root):
+    site = make_site(empty=True, properties=False)
+    key = take(site, storage_root)
+    site.server.admin("SET allow_system_table_mods = on")
+    site.server.admin(
+        "INSERT INTO pg_shseclabel VALUES (%s, 'pg_database'::regclass, 'its provider', 'secret')",
+        (site.oid,),
+    )
+    site.server.admin("RESET allow_system_table_mods")
+    name = "SECURITY LABEL its provider"
+
+    with unchanged(site), pytest.raises(NotCarried, match=name):
+        restore(site, key, storage_root, user="postgres")
+    result = restore(site, key, storage_root, user="postgres", lose_settings=[name])
+
+    assert [each.name for each in result.swap.lost_settings] == [name]
+
+
+def test_a_grant_that_another_role_has_passed_on_becomes_the_owners(pair):
+    source, target = pair
+    alter(
+        source,
+        "GRANT CONNECT ON DATABASE {db} TO other WITH GRANT OPTION",
+        "SET ROLE other",
+        "GRANT CONNECT ON DATABASE {db} TO reader",
+        "RESET ROLE",
+    )
+    carried(source, target)
+    assert target.run(
+        "SELECT grantor::regrole::text FROM pg_database, aclexplode(datacl)"
+        " WHERE datname = current_database() AND grantee = 'reader'::regrole"
+    ) == [("app",)]
 
 
 # -- where nothing is loaded before a swap ---------------------------------------------------------
