@@ -72,7 +72,8 @@ class Keeper:
         self._patience = max(1, round(patience * 1000))
         role = server.role_to_take(live.owner)
         self._to_live = server.params.with_dbname(live.name).with_role(role)
-        self._to_temporary = server.params.with_dbname(temporary.name).with_role(role)
+        writer = server.role_to_write(live.owner)
+        self._to_temporary = server.params.with_dbname(temporary.name).with_role(writer)
         self._live = live
         self._keeping = keeping
         self._reporter = reporter

@@ -223,6 +223,16 @@ class Server:
         """What a new connection has to SET ROLE to, so that what it makes belongs to ``owner``."""
         return None if self.value("SELECT session_user") == owner else owner
 
+    def role_to_write(self, owner: str) -> str | None:
+        """What a new connection has to SET ROLE to, so that it may write into the tables of a
+        restored database of ``owner``, some of which this session may have given to others."""
+        may_write = self.value(
+            "SELECT rolsuper OR pg_has_role(oid, %s, 'USAGE') FROM pg_roles"
+            " WHERE rolname = session_user",
+            [owner],
+        )
+        return None if may_write else owner
+
     def extension_creator(self, database: Database) -> ConnectionParams | None:
         """How this role reaches a database of another owner, who may not create every extension."""
         if self.role_to_take(database.owner) is None:

@@ -199,10 +199,11 @@ class Target:
             )
             report.tell(self.reporter)
 
+        writing = target.with_role(server.role_to_write(temporary.owner))
         return put_definitions(
             server,
             live,
-            target,
+            writing,
             request.keeping,
             copy_definitions,
             patience=request.swap_patience,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pgclone_admin.core.kept import Keeping, KeptName
+from pgclone_admin.core.names import TableName
 from tests.support import postgres
 from tests.support.postgres import PASSWORDS
 
@@ -210,3 +212,30 @@ def test_what_only_a_superuser_can_create_is_created_by_one_for_another_owner(
 
     assert site.fingerprint() == before
     assert (report.left_out, report.lost_owners) == ([], [])
+
+
+@pytest.mark.parametrize("is_other", [False, True], ids=["as it was", "with another definition"])
+def test_a_kept_table_of_another_role_stays_it_with_its_rows(make_site, storage_root, is_other):
+    site = make_site(empty=True)
+    site.run(
+        "CREATE TABLE public.kept (id serial PRIMARY KEY, text text);"
+        " INSERT INTO public.kept (text) VALUES ('of the dump');"
+        " CREATE FUNCTION public.nothing() RETURNS trigger LANGUAGE plpgsql"
+        " AS 'BEGIN RETURN new; END';"
+        " CREATE TRIGGER calm BEFORE INSERT ON public.kept FOR EACH ROW"
+        " EXECUTE FUNCTION public.nothing();"
+        " ALTER TABLE public.kept OWNER TO other; GRANT SELECT, UPDATE ON public.kept TO app;"
+        " GRANT SELECT ON public.kept_id_seq TO app",
+        user="postgres",
+    )
+    key = take(site, storage_root, user="postgres")
+    change = "ALTER TABLE public.kept ADD more integer;" if is_other else ""
+    site.run(f"{change} UPDATE public.kept SET text = 'of the site'", user="postgres")
+    before = site.fingerprint()
+    keeping = Keeping(tables=[KeptName(table=TableName("public", "kept"))])
+
+    restore(site, key, storage_root, user="postgres", keeping=keeping)
+
+    assert site.fingerprint() == before
+    assert site.run("SELECT text FROM public.kept") == [("of the site",)]
+    assert site.run("SELECT tableowner FROM pg_tables WHERE tablename = 'kept'") == [("other",)]
