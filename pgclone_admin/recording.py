@@ -292,7 +292,8 @@ class RunReporter:
         if row is not None and row[0] != Status.RUNNING:
             self.end(
                 Conflict(
-                    "the run was given up, as nothing was heard of it", hint="Request it again."
+                    "the run was marked as lost, as nothing was heard of it",
+                    hint="Request it again.",
                 )
             )
         elif row is not None and row[1]:

@@ -15,7 +15,7 @@ from ..models import REPLACING, RestoreRun, Run, RunEvent
 from ..options import Arguments, resolve
 from .restores import ready_swap_hooks
 
-LOOK = "Look at what is there, then ask again."
+LOOK = "Look at what is there, then request it again."
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def fate_of(run: Run) -> Fate:
         return Fate(", before its swap", f"The live database was not replaced. {LOOK}")
     return Fate(
         ", but after its swap",
-        " ".join(["What it has restored is live. Do not ask again.", *_about_hooks(run)]),
+        " ".join(["What it has restored is live. Do not request it again.", *_about_hooks(run)]),
     )
 
 

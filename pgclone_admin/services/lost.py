@@ -142,7 +142,7 @@ def _give_up(run: Run, actor: Actor, why: str) -> Swept | None:
     }
     if not run.move(Status.LOST, provided=Q(heard_at=run.heard_at), **fields):
         return None
-    audit(run, actor, f"given up: {why}")
+    audit(run, actor, f"marked as lost: {why}")
     recovered = [item for item in clean_up(run) if item.outcome is not Outcome.KEPT]
     for item in recovered:
         tell(run, f"{item.outcome}: {item.what}: {item.why}", level=RunEvent.Level.NOTE)

@@ -213,7 +213,7 @@ def test_f43_a_run_whose_worker_is_killed_is_lost_and_cleaned_up(office):
         assert running.process.poll() is None
     assert office.oid == before
     actions = run.events.filter(level=RunEvent.Level.AUDIT).values_list("person", "text")
-    assert ("the system", "given up: its process is gone") in actions
+    assert ("the system", "marked as lost: its process is gone") in actions
 
 
 def ended_dump(office):

@@ -294,7 +294,7 @@ def test_a_restore_on_another_server_of_a_database_of_the_same_name_stops_nobody
     here.move(Status.CANCELLED)
     elsewhere.move(Status.CANCELLED)
     commanded = replacing_run(office, "")
-    with pytest.raises(Conflict, match=f"run {commanded.pk}, asked for by grace"):
+    with pytest.raises(Conflict, match=f"run {commanded.pk}, requested by grace"):
         restore(SYSTEM)
 
 

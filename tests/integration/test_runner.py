@@ -407,7 +407,7 @@ def test_a_run_of_a_process_that_is_gone_is_lost_at_once(office):
     run.refresh_from_db()
     assert (run.status, run.error_code) == (Status.LOST, "lost")
     (event,) = run.events.filter(level=RunEvent.Level.AUDIT)
-    assert (event.person, event.text) == ("ada", "given up: its process is gone")
+    assert (event.person, event.text) == ("ada", "marked as lost: its process is gone")
     assert lost.sweep(ADA) == []
 
 
@@ -489,7 +489,7 @@ def test_a_worker_that_was_given_up_stops_and_changes_nothing(monkeypatch):
 
     monkeypatch.setattr(dumps, "create_dump", work)
     dump = asked_dump()
-    with pytest.raises(Conflict, match="given up"):
+    with pytest.raises(Conflict, match="marked as lost"):
         runner.run_dump(dump)
     dump.refresh_from_db()
     assert dump.status == Status.LOST
@@ -757,14 +757,14 @@ def test_a_run_that_is_given_up_says_whether_its_swap_has_happened(office, stage
         assert office.oid == before
         assert run.error == "the worker did not finish it: its process is gone, before its swap"
         assert run.hint == (
-            "The live database was not replaced. Look at what is there, then ask again."
+            "The live database was not replaced. Look at what is there, then request it again."
         )
     else:
         assert office.oid != before
         assert run.error == "the worker did not finish it: its process is gone, but after its swap"
         assert run.hint == (
-            "What it has restored is live. Do not ask again. Hooks after the swap that may not "
-            "have run, or not to their end: hang_hook, good_hook"
+            "What it has restored is live. Do not request it again. Hooks after the swap that may "
+            "not have run, or not to their end: hang_hook, good_hook"
         )
 
 
@@ -773,7 +773,7 @@ def test_a_run_on_another_server_or_of_no_known_database_says_nothing_of_a_swap(
         running(office, of_another_process(2**22 + 1), kind=Kind.RESTORE, **fields)
         (swept,) = lost.sweep(ADA)
         assert swept.run.error == "the worker did not finish it: its process is gone"
-        assert swept.run.hint == "Look at what is there, then ask again."
+        assert swept.run.hint == "Look at what is there, then request it again."
 
 
 def test_a_command_that_the_admin_cancels_stops(office):
