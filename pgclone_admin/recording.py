@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -48,8 +49,13 @@ DEAF_FOR = 2.0
 """Seconds in which a run that is to end has to ask; after them it is interrupted."""
 
 MOST_NOTES = 5_000
+LAST_NOTES = 100
 LONGEST_TEXT = 4_000
-"""How much of a run's log is kept, of each hook: one may say more than anybody can read."""
+"""How much of a run's log is kept, of each hook: one may say more than anybody can read. The last
+of it is kept in any case, since it tells how it ended."""
+
+
+MORE = "more was said, of which only the last is kept"
 
 
 class RunReporter:
@@ -78,6 +84,7 @@ class RunReporter:
         self._lock = threading.Lock()
         self._events: list[RunEvent] = []
         self._notes = 0
+        self._last_notes: deque[RunEvent] = deque(maxlen=LAST_NOTES)
         self._fields: dict[str, Any] = {}
         self._wake = threading.Event()
         self._stopped = threading.Event()
@@ -145,18 +152,27 @@ class RunReporter:
         )
 
     def _add(self, level: RunEvent.Level, text: str) -> None:
+        events: list[RunEvent] | deque[RunEvent] = self._events
         if level == RunEvent.Level.NOTE:
             if text.startswith((BEGINS, ENDED)):
                 # What a hook says is not at the cost of what comes after it.
                 self._notes = 0
+                self._keep_last_notes()
             self._notes += 1
-            if self._notes > MOST_NOTES:
-                return
             if self._notes == MOST_NOTES:
-                text = "more was said, which is not kept"
+                self._events.append(self._event(level, MORE))
+            if self._notes >= MOST_NOTES:
+                events = self._last_notes
+        events.append(self._event(level, text))
+
+    def _event(self, level: RunEvent.Level, text: str) -> RunEvent:
         owner = {"dump_id" if isinstance(self._run, Dump) else "run_id": self._run.pk}
         text = storable(text, self._secrets)
-        self._events.append(RunEvent(level=level, text=text, at=timezone.now(), **owner))
+        return RunEvent(level=level, text=text, at=timezone.now(), **owner)
+
+    def _keep_last_notes(self) -> None:
+        self._events += self._last_notes
+        self._last_notes.clear()
 
     # -- the end before the end
 
@@ -207,6 +223,8 @@ class RunReporter:
         """Writes all that is left, and how the run has ended; after a swap, too, in which the
         database was another one for a moment."""
         self._is_done = True
+        with self._lock:
+            self._keep_last_notes()
         deadline = time.monotonic() + self._patience
         while True:
             try:
@@ -310,7 +328,15 @@ def took_too_long(seconds: float | None) -> TimedOut:
 
 
 def storable(text: str, secrets: Iterable[str]) -> str:
-    """``text`` as it may be shown and as a database takes it."""
+    """``text`` as it may be shown and as a database takes it.
+
+    Of several lines that are too long the first is kept, and the last of the others: an error is
+    told by the first, and what it came from is said last.
+    """
     clean = scrubbed(text, secrets).replace("\0", "\N{REPLACEMENT CHARACTER}")
     clean = clean.encode("utf-8", "replace").decode("utf-8")
-    return clean if len(clean) <= LONGEST_TEXT else clean[:LONGEST_TEXT] + " ..."
+    if len(clean) <= LONGEST_TEXT:
+        return clean
+    first, _newline, rest = clean.partition("\n")
+    left = LONGEST_TEXT - len(first)
+    return f"{first}\n... {rest[-left:]}" if left > 0 and rest else clean[:LONGEST_TEXT] + " ..."

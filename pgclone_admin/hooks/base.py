@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +16,15 @@ from ..core.progress import Reporter
 
 OUTPUT_TAIL = 4_000
 """Characters of a failed hook's output that its error shows."""
+
+
+LONGEST_LINE = 3_900
+"""Characters of a line that are told at once; a log keeps no longer ones."""
+
+REDRAW = 1.0
+"""Seconds between two states of a line that is rewritten, as a bar is."""
+
+ENDS = re.compile(r"\r\n|\r|\n")
 
 
 class Stage(StrEnum):
@@ -70,19 +81,68 @@ class Output(io.TextIOBase):
     def __init__(self, reporter: Reporter, secrets: Collection[str]) -> None:
         self._reporter = reporter
         self._secrets = secrets
+        self._longest_secret = max(map(len, secrets), default=0)
+        self._said = ""
         self._rest = ""
-        self.tail = ""
+        """What no end of a line has come after."""
+        self._drawn = ""
+        """A line that is rewritten, as it was drawn last."""
+        self._is_drawn_told = True
+        self._drawn_at = -REDRAW
         self.changed: dict[str, int] | None = None
 
     def writable(self) -> bool:
         return True
 
+    @property
+    def tail(self) -> str:
+        """The last that was said; secrets are in it."""
+        return (self._said + (self._rest or self._drawn))[-OUTPUT_TAIL:]
+
     def write(self, text: str) -> int:
-        self.tail = (self.tail + text)[-OUTPUT_TAIL:]
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._reporter.note(f"  {self.scrub(line)}")
+        start = 0
+        for end in ENDS.finditer(text):
+            self._add(text[start : end.start()])
+            start = end.end()
+            if end[0] == "\r":
+                self._draw()
+            else:
+                self._end()
+        self._add(text[start:])
         return len(text)
+
+    def _add(self, text: str) -> None:
+        """Goes on with a line; one that is too long is told in pieces, with no secret in two."""
+        self._rest += text
+        window = LONGEST_LINE + self._longest_secret
+        while len(self._rest) > window:
+            shown = self.scrub(self._rest[:window])
+            count = max(0, min(LONGEST_LINE, len(shown) - self._longest_secret))
+            if count:
+                self._tell(shown[:count])
+            self._said = (self._said + shown[:count])[-OUTPUT_TAIL:]
+            self._rest = shown[count:] + self._rest[window:]
+
+    def _draw(self) -> None:
+        """A line is going to be rewritten: it is told now and then."""
+        if not self._rest:
+            return
+        self._drawn, self._rest = self._rest, ""
+        now = time.monotonic()
+        self._is_drawn_told = now - self._drawn_at >= REDRAW
+        if self._is_drawn_told:
+            self._drawn_at = now
+            self._tell(self._drawn)
+
+    def _end(self) -> None:
+        line = self._rest or self._drawn
+        if self._rest or not self._drawn or not self._is_drawn_told:
+            self._tell(line)
+        self._said = f"{self._said}{line}\n"[-OUTPUT_TAIL:]
+        self._rest = self._drawn = ""
+
+    def _tell(self, line: str) -> None:
+        self._reporter.note(f"  {self.scrub(line)}")
 
     def line(self, text: str) -> None:
         self.write(f"{text}\n")
@@ -102,9 +162,8 @@ class Output(io.TextIOBase):
             each = each.__cause__ or each.__context__
 
     def finish(self) -> None:
-        if self._rest:
-            self._reporter.note(f"  {self.scrub(self._rest)}")
-            self._rest = ""
+        if self._rest or self._drawn:
+            self._end()
 
 
 def shown_path(path: Path, base: Path) -> str:

@@ -204,14 +204,15 @@ def test_f59_what_cannot_be_stored_is_stored_otherwise_and_no_more_than_enough(m
     found = texts(dump)
     assert found[0] == "NUL \N{REPLACEMENT CHARACTER}, surrogate ?"
     assert len(found[1]) < 4_100
-    assert len(found) == 10
-    assert found[-1] == "more was said, which is not kept"
+    assert found[9] == "more was said, of which only the last is kept"
+    assert found[10:] == [str(number) for number in range(100 - recording.LAST_NOTES, 100)][7:]
     assert texts(dump, "warning") == ["a warning is always kept"]
     assert fresh(dump).status == Status.SUCCEEDED
 
 
 def test_a_hook_that_says_too_much_silences_nobody_after_it(monkeypatch):
     monkeypatch.setattr(recording, "MOST_NOTES", 5)
+    monkeypatch.setattr(recording, "LAST_NOTES", 2)
     dump = make_dump()
     with RunReporter(dump) as reporter:
         reporter.note("running the hook loud")
@@ -225,12 +226,22 @@ def test_a_hook_that_says_too_much_silences_nobody_after_it(monkeypatch):
     assert texts(dump) == [
         "running the hook loud",
         *(f"  {number}" for number in range(3)),
-        "more was said, which is not kept",
+        "more was said, of which only the last is kept",
+        "  48",
+        "  49",
         "the hook loud took 1.0 s",
         "running the hook next",
         "  said by the next",
         "the hook next took 0.1 s",
     ]
+
+
+def test_of_a_long_error_what_it_is_and_what_was_said_last_are_kept():
+    said = "".join(f"row {number}\n" for number in range(2_000)) + "the cause"
+    kept = recording.storable(f'the hook "x" failed: boom\n{said}', [])
+    assert kept.startswith('the hook "x" failed: boom\n... ')
+    assert kept.endswith("row 1999\nthe cause")
+    assert len(kept) < recording.LONGEST_TEXT + 10
 
 
 def test_a_row_that_is_gone_stops_nobody(logged_warnings):
