@@ -193,6 +193,10 @@ def test_a_hook_that_fails_stands_first_with_what_it_has_said(pages, dump):
     page = client.get(
         reverse("admin:pgclone_admin_restorerun_change", args=[run.pk])
     ).content.decode()
+    problem = page.index('class="pgclone-problem"')
+    said = page.index("<details open><summary>What it said</summary>")
+    assert problem < page.index("The hook &quot;broken&quot; failed") < said
+    assert said < page.index("in the statement of line 1: SELECT nonsense") < page.index("Progress")
     assert "failed, 0." in page
     assert 'id="pgclone-hook-2" open' in page
     assert "in the statement of line 1: SELECT nonsense" in page
