@@ -228,9 +228,14 @@ def _configuration(name: str | None, verb: str) -> tuple[str, Mapping[str, Any]]
 def checked(name: str, configuration: Any) -> Mapping[str, Any]:
     """The options of the configuration ``name`` in today's words, without those left empty.
 
-    :class:`~pgclone_admin.core.errors.ConfigurationError` for an option that is not known, is given
-    twice, or has the wrong type.
+    :class:`~pgclone_admin.core.errors.ConfigurationError` for a name that means none, and for an
+    option that is not known, is given twice, or has the wrong type.
     """
+    if name == NO_CONFIGURATION:
+        raise ConfigurationError(
+            f'no configuration can be called "{name}"',
+            hint="It stands in the key of a dump that was made without one. Rename it.",
+        )
     if not isinstance(configuration, Mapping):
         raise ConfigurationError(f'the configuration "{name}" is no mapping')
     options: dict[str, Any] = {}

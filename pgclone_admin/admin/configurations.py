@@ -20,7 +20,12 @@ from ..core.names import LocalKey, check_relative_path
 from ..databases import replaceable_aliases
 from ..hooks.spec import name_of
 from ..models import Configuration
-from ..options import HOOK_LISTS, configuration_names, configurations_of_settings
+from ..options import (
+    HOOK_LISTS,
+    NO_CONFIGURATION,
+    configuration_names,
+    configurations_of_settings,
+)
 from ..services.actors import Actor, is_superuser
 from ..services.audit import audit_without_row
 from ..services.declared import declared_locations, declared_parameters, hook_names
@@ -147,6 +152,11 @@ class ConfigurationForm(ConfigurationForms):
 
     def clean_name(self) -> str:
         name = str(self.cleaned_data["name"])
+        if name == NO_CONFIGURATION:
+            raise ValidationError(
+                _("“%(name)s” stands in the keys of dumps that were made without a configuration."),
+                params={"name": name},
+            )
         if name in configuration_names():
             raise ValidationError(
                 _("The settings have a configuration with this name, which would be the one used.")

@@ -195,3 +195,8 @@ def test_who_changed_which_fields_is_written_down_and_no_value_is(pages):
         ("audit", 'configuration "yours"', "deleted", who),
         ("audit", 'configuration "other"', "deleted", who),
     ]
+
+
+def test_no_configuration_is_called_as_none_is(pages):
+    errors = refused(pages.superuser(), name="none")
+    assert "made without a configuration" in errors["name"][0]

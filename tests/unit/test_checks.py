@@ -103,6 +103,11 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         "E004",
         'two hooks are called "x"',
     ),
+    "name that means no configuration": (
+        {"PGCLONE_CONFIGS": {"none": {}}},
+        "E004",
+        'no configuration can be called "none"',
+    ),
     "one name for two": (
         {"PGCLONE_CONFIGS": {"x": {}}, "PGCLONE_RESTORE_CONFIGS": {"x": {}}},
         "E004",
