@@ -156,6 +156,8 @@ def _check_choices(actor: Actor, given: Given, variant: Variant) -> None:
 def request_drill(actor: Actor, dump: Dump, hooks: list[str] | None = None) -> RestoreRun:
     """A restore of a dump that stops before the swap and is dropped: proof that it restores, with
     the hooks that a restore of it would usually run."""
+    actor.require(actors.RESTORE)
+    _check_stored(dump)
     given: dict[str, Any] = {
         "dump_key": dump.key,
         "storage_location": dump.location,
@@ -172,6 +174,7 @@ def request_drill(actor: Actor, dump: Dump, hooks: list[str] | None = None) -> R
 def request_verification(actor: Actor, dump: Dump) -> RestoreRun:
     """A dump that a worker reads to its end."""
     actor.require(actors.DUMP)
+    _check_stored(dump)
     return _request(
         actor,
         RestoreRun(
@@ -182,6 +185,15 @@ def request_verification(actor: Actor, dump: Dump) -> RestoreRun:
             options={"arguments": {"storage_location": dump.location}},
         ),
     )
+
+
+def _check_stored(dump: Dump) -> None:
+    """Without a key the dump of the configuration would be meant, or none."""
+    if not dump.key or dump.status != Status.SUCCEEDED:
+        raise Conflict(
+            f"the dump {dump.pk} has no file: its status is {dump.get_status_display()}",
+            hint="Choose a dump that has succeeded.",
+        )
 
 
 def request_swap(

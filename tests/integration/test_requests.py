@@ -298,6 +298,18 @@ def test_a_restore_on_another_server_of_a_database_of_the_same_name_stops_nobody
         restore(SYSTEM)
 
 
+@pytest.mark.parametrize("fields", [{"key": ""}, {"status": "missing"}, {"status": "failed"}])
+@pytest.mark.parametrize("ask", [requests.request_drill, requests.request_verification])
+def test_what_has_no_file_is_neither_drilled_nor_verified(office, ask, fields):
+    dump = made_dump(config="weekly", **fields)
+    with (
+        override_settings(PGCLONE_CONFIGS={"weekly": {"dump_key": "another.dump"}}),
+        pytest.raises(Conflict, match=f"the dump {dump.pk} has no file"),
+    ):
+        ask(SYSTEM, dump)
+    assert RestoreRun.objects.count() == OrmQ.objects.count() == 0
+
+
 def test_what_is_live_cannot_be_dropped(office):
     with pytest.raises(DatabaseProtected):
         requests.request_drop(SYSTEM, "default", office.name)
