@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from ..models import Dump, Status
+from ..models import Dump
 from . import formats
 
 Facts = list[tuple[str, Any]]
@@ -117,28 +116,3 @@ def _pairs(value: Any, between: str) -> list[str]:
         else str(item)
         for item in value
     ]
-
-
-def deletable(dumps: QuerySet[Dump]) -> list[dict[str, Any]]:
-    """The dumps, and what speaks against deleting each of them."""
-    good = Dump.objects.filter(status=Status.SUCCEEDED)
-    parts = ("instance", "database", "config")
-    newest = set(good.order_by(*parts, "-taken_at", "-pk").distinct(*parts).values_list("pk"))
-    rows = []
-    for dump in dumps:
-        refused = ""
-        if dump.is_active:
-            refused = _("It is being made: cancel it first.")
-        elif dump.is_pinned:
-            refused = _("It is pinned: unpin it first.")
-        rows.append(
-            {
-                "dump": dump,
-                "badge": formats.badge(dump),
-                "size": formats.size(dump.size),
-                "taken": formats.ago(dump.taken_at),
-                "refused": refused,
-                "is_newest": (dump.pk,) in newest,
-            }
-        )
-    return rows

@@ -6,10 +6,8 @@ import time
 from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.admin import helpers
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import BadRequest
-from django.db.models import QuerySet
 from django.db.models.functions import Coalesce
 from django.http import (
     HttpRequest,
@@ -22,7 +20,7 @@ from django.urls import path
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, ngettext
+from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from ..core.errors import PgcloneError
@@ -33,7 +31,9 @@ from ..services.declared import declared_locations
 from ..services.downloads import Form, open_download
 from ..services.refresh import refresh
 from . import formats
-from .dump_facts import contents_of, deletable, facts_of
+from .dump_bulk import BulkActions
+from .dump_deletion import LAST_GOOD, deletable
+from .dump_facts import contents_of, facts_of
 from .dump_files import on_disk, streamed
 from .dump_forms import DumpNowForm, ImportForm
 from .progress import problem_of, progress_of
@@ -53,7 +53,7 @@ WHEN = Coalesce("taken_at", "requested_at")
 
 
 @admin.register(Dump)
-class DumpAdmin(DumpRestorePage):
+class DumpAdmin(BulkActions, DumpRestorePage):
     list_display = (
         "status_cell",
         "dump_cell",
@@ -121,50 +121,6 @@ class DumpAdmin(DumpRestorePage):
             **(extra_context or {}),
         }
         return super().changelist_view(request, context)
-
-    # -- several at once
-
-    def has_dump_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm(actors.DUMP)
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return request.user.has_perm(actors.DELETE)
-
-    @admin.action(description=gettext_lazy("Verify selected dumps"), permissions=["dump"])
-    def verify_selected(self, request: HttpRequest, queryset: QuerySet[Dump]) -> None:
-        good = [dump for dump in queryset if dump.status == Status.SUCCEEDED and dump.key]
-        for dump in good:
-            requests.request_verification(actor_of(request), dump)
-        said = ngettext(
-            "%(n)s verification is queued.", "%(n)s verifications are queued.", len(good)
-        )
-        messages.info(request, said % {"n": len(good)})
-
-    @admin.action(description=gettext_lazy("Delete selected dumps…"), permissions=["delete"])
-    def delete_selected(
-        self, request: HttpRequest, queryset: QuerySet[Dump]
-    ) -> HttpResponse | None:
-        if not request.POST.get("post"):
-            rows = deletable(queryset)
-            return self.page(
-                request,
-                "delete_confirmation.html",
-                title=_("Delete dumps"),
-                rows=rows,
-                can_delete=any(not row["refused"] for row in rows),
-                action_checkbox_name=helpers.ACTION_CHECKBOX_NAME,
-            )
-        deleted = 0
-        for dump in queryset:
-            try:
-                dump_care.delete_dump(actor_of(request), dump)
-                deleted += 1
-            except PgcloneError as error:
-                tell(request, error)
-        if deleted:
-            said = ngettext("%(n)s dump was deleted.", "%(n)s dumps were deleted.", deleted)
-            messages.success(request, said % {"n": deleted})
-        return None
 
     # -- the pages
 
@@ -315,7 +271,8 @@ class DumpAdmin(DumpRestorePage):
         dump = self.find(request, object_id)
         if request.method == "POST":
             try:
-                dump_care.delete_dump(actor_of(request), dump)
+                is_meant = str(dump.pk) in request.POST.getlist(LAST_GOOD)
+                dump_care.delete_dump(actor_of(request), dump, although_last=is_meant)
             except PgcloneError as error:
                 tell(request, error)
                 return self.after(request, dump)

@@ -40,6 +40,7 @@ Row = Callable[[Pages], Any]
 
 
 def good_dump(pages: Pages) -> Any:
+    pages.dump()  # so that it is not the last one
     dump = pages.dump()
     file = pages.storage_root / dump.key
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ def separated(pages):
 
 def test_selected_dumps_are_deleted(separated):
     stored(separated)
+    separated.dump()
     client = separated.superuser()
 
     chosen = {"_selected_action": [12345], "action": "delete_selected"}
@@ -35,7 +36,7 @@ def test_selected_dumps_are_deleted(separated):
     answer = client.post(reverse(LIST), {name: value for name, value in given if value})
 
     assert answer.status_code == 302
-    assert not Dump.objects.exists()
+    assert not Dump.objects.filter(pk=12345).exists()
 
 
 def test_a_number_that_stands_for_a_row_has_no_commas(separated):

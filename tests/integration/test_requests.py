@@ -107,7 +107,7 @@ ASKING = {
     ),
     "delete": (
         actors.DELETE,
-        lambda actor, office: dump_care.delete_dump(actor, made_dump(key="")),
+        lambda actor, office: dump_care.delete_dump(actor, made_dump(key="", status="failed")),
     ),
     "refresh": (actors.REFRESH, lambda actor, office: refresh(actor, f"{office.storage_root}/")),
 }
@@ -467,7 +467,14 @@ def test_a_dump_is_deleted_with_its_file_unless_somebody_needs_it(office):
         dump_care.delete_dump(SYSTEM, dump)
     run_control.cancel(SYSTEM, run)
     assert len(office.files()) == 2
-    dump_care.delete_dump(SYSTEM, dump)
+    other = made_dump(instance=dump.instance, config="weekly")
+    with pytest.raises(Conflict, match="last good dump of its database and configuration"):
+        dump_care.delete_dump(SYSTEM, dump)
+    Dump.objects.filter(pk=other.pk).update(config=dump.config, status="missing")
+    with pytest.raises(Conflict, match="last good dump"):
+        dump_care.delete_dump(SYSTEM, dump)
+    other.delete()
+    dump_care.delete_dump(SYSTEM, dump, although_last=True)
     assert office.files() == []
     assert not Dump.objects.exists()
 
@@ -485,12 +492,12 @@ def test_f21_a_deletion_that_failed_half_way_is_told_and_can_be_made_again(offic
 
     monkeypatch.setattr(FileBackend, "delete", refuse)
     with pytest.raises(StorageError, match="it is locked"):
-        dump_care.delete_dump(SYSTEM, dump)
+        dump_care.delete_dump(SYSTEM, dump, although_last=True)
     assert office.files() == [dump.key], "the manifest goes first, the row last"
     assert Dump.objects.get() == dump
     assert refresh(SYSTEM, dump.location) == Refreshed(0, 0, 0)
     monkeypatch.undo()
-    dump_care.delete_dump(SYSTEM, dump)
+    dump_care.delete_dump(SYSTEM, dump, although_last=True)
     assert office.files() == []
     assert not Dump.objects.exists()
 
