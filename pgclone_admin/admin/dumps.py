@@ -175,6 +175,9 @@ class DumpAdmin(BulkActions, DumpRestorePage):
                 with on_disk(form.cleaned_data["archive"]) as file:
                     dump = imports.import_dump(actor_of(request), given, file)
             except PgcloneError as error:
+                if (found := _imported(error)) is not None:
+                    self.says(request, found, _("This archive was imported already."))
+                    return self.after(request, found)
                 form.add_error("archive", formats.sentences(error))
             else:
                 self.says(request, dump, _("The archive was imported."))
@@ -322,3 +325,10 @@ class DumpAdmin(BulkActions, DumpRestorePage):
         if download.link is not None:
             return HttpResponseRedirect(download.link)
         return streamed(request, download)
+
+
+def _imported(error: PgcloneError) -> Dump | None:
+    """What the first of two clicks has imported."""
+    if not isinstance(error, imports.ImportedAlready):
+        return None
+    return Dump.objects.filter(location=error.location, key=error.key).first()

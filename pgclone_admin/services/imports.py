@@ -7,15 +7,16 @@ import hashlib
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from django.db import router, transaction
 from django.utils import timezone
 
 from .. import __version__
 from ..core.dump import publish
-from ..core.errors import DumpNotFound, StorageError
+from ..core.errors import Conflict, DumpNotFound, IntegrityError, StorageError
 from ..core.manifest import Manifest
 from ..core.names import DumpKey, readable
 from ..core.progress import Phase, Reporter, SilentReporter
@@ -32,6 +33,17 @@ from .audit import audit
 
 IMPORTED = "imported"
 """The instance of an archive that was taken in, when none is named."""
+
+
+class ImportedAlready(Conflict):
+    """the archive was taken in before"""
+
+    def __init__(self, location: str, key: str) -> None:
+        super().__init__(
+            f'this archive was imported already, as "{key}"', hint="Nothing was stored again."
+        )
+        self.location = location
+        self.key = key
 
 
 def import_dump(actor: Actor, given: Mapping[str, Any], path: Path) -> Dump:
@@ -77,6 +89,7 @@ def import_archive(
     :class:`~pgclone_admin.core.errors.NotAllowed` where the settings forbid dumps,
     :class:`~pgclone_admin.core.errors.DumpNotFound` when there is no such file,
     :class:`~pgclone_admin.core.errors.UnknownFormat` when it is no archive,
+    :class:`ImportedAlready` when this very archive is there, another
     :class:`~pgclone_admin.core.errors.Conflict` when its key is taken, and
     :class:`~pgclone_admin.core.errors.StorageError` when it cannot be read or stored.
     """
@@ -93,7 +106,12 @@ def import_archive(
     reporter.phase(Phase.STORING, total=path.stat().st_size)
     with _file(path) as file:
         content = _FileContent(file, reporter)
-        store.save(key, content, source_size=path.stat().st_size)
+        try:
+            store.save(key, content, source_size=path.stat().st_size)
+        except Conflict as error:
+            if _is_stored(store, key, path):
+                raise ImportedAlready(options.storage_location, key.text) from error
+            raise
     manifest = Manifest(
         key=key.text,
         size=content.size,
@@ -115,6 +133,18 @@ def import_archive(
     return manifest
 
 
+def _is_stored(store: DumpStore, key: DumpKey, path: Path) -> bool:
+    """Whether what has the key is this archive, as far as its manifest says."""
+    try:
+        manifest = store.manifest(key) if store.find(key.text) is not None else None
+    except IntegrityError:
+        return False
+    if manifest is None:
+        return False
+    with _file(path) as file:
+        return manifest.sha256 == hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _examine(path: Path, reporter: Reporter) -> tuple[datetime, str, str, str, str]:
     """When the archive was made, its wrapper, versions of server and pg_dump, its database."""
     reporter.phase(Phase.CHECKING, total=path.stat().st_size if path.is_file() else None)
@@ -133,7 +163,7 @@ def _examine(path: Path, reporter: Reporter) -> tuple[datetime, str, str, str, s
         return created, read.codec, server_version, program_version, database
 
 
-def _file(path: Path) -> BinaryIO:
+def _file(path: Path) -> BufferedReader:
     try:
         return path.open("rb")
     except FileNotFoundError as error:
@@ -145,7 +175,7 @@ def _file(path: Path) -> BinaryIO:
 class _FileContent:
     """A file on its way into a storage, counted and hashed."""
 
-    def __init__(self, file: BinaryIO, reporter: Reporter) -> None:
+    def __init__(self, file: BufferedReader, reporter: Reporter) -> None:
         self._file = file
         self._reporter = reporter
         self._hash = hashlib.sha256()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import urllib.request
 from urllib.parse import parse_qs, urlsplit
 
@@ -298,6 +299,26 @@ def test_an_uploaded_archive_becomes_a_foreign_dump(pages, is_large):
     assert LogEntry.objects.get().user == client.user
     page = client.get(address("change", dump)).content.decode()
     assert "was not made by this app" in page
+
+
+def test_an_archive_that_is_sent_twice_is_imported_once(pages):
+    client = pages.client("view_dump", "create_dump")
+    data = pages.site.server.archive(pages.site.name)
+
+    def send(content):
+        file = SimpleUploadedFile("a.dump", content)
+        return client.post(address("import", None), {"archive": file, "database": "default"})
+
+    first, second = send(data), send(data)
+    dump = Dump.objects.get()
+    assert first["Location"] == second["Location"] == address("change", dump)
+    assert "This archive was imported already." in client.get(second["Location"]).content.decode()
+    assert dump.events.count() == 1
+    # Of the same moment, and other bytes.
+    another = gzip.compress(data)
+    assert "exists already" in send(another).content.decode()
+    Dump.objects.all().delete()
+    assert "this archive was imported already" in send(data).content.decode().lower()
 
 
 def test_what_is_no_archive_is_not_imported(pages):
