@@ -28,7 +28,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from ..core.errors import PgcloneError
 from ..core.recovery import Outcome, Recovered
-from ..models import Run
+from ..models import ACTIVE, Run
 from ..services import lost, run_control
 from ..services.actors import CANCEL, Actor
 from ..services.run_control import needed_for
@@ -244,7 +244,14 @@ class ReadingAdmin(BaseAdmin):
         run_control.cancel(actor_of(request), run)
         messages.info(request, _("It will be cancelled."))
 
-    @admin.action(description=gettext_lazy("Cancel selected runs"))
+    def has_cancel_permission(self, request: HttpRequest) -> bool:
+        """Whether there is anything that this person may cancel."""
+        if request.user.has_perm(CANCEL):
+            return True
+        own = self.model._base_manager.filter(requested_by=request.user.get_username())
+        return bool(own.filter(status__in=ACTIVE).exists())
+
+    @admin.action(description=gettext_lazy("Cancel selected runs"), permissions=["cancel"])
     def cancel_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         cancelled = 0
         for run in queryset:

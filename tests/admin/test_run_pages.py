@@ -284,6 +284,21 @@ def test_f47_what_no_queue_has_taken_is_queued_again_by_a_button(
     assert url in shown(asker, run), "a task can be lost, too"
 
 
+def test_cancelling_selected_runs_is_offered_to_who_could_cancel_one(pages):
+    watcher, boss = pages.client("view_restorerun"), pages.client("view_restorerun", "cancel_run")
+    run = pages.run(status=Status.QUEUED, kind=Kind.DRILL)
+    url = reverse("admin:pgclone_admin_restorerun_changelist")
+
+    def is_offered(client):
+        return b'value="cancel_selected"' in client.get(url).content
+
+    assert (is_offered(watcher), is_offered(boss)) == (False, True)
+    RestoreRun.objects.update(requested_by=watcher.user.username)
+    assert is_offered(watcher)
+    run.move(Status.CANCELLED)
+    assert not is_offered(watcher)
+
+
 def test_who_may_not_ask_any_more_queues_nothing_again(pages):
     asker = pages.client("view_restorerun")
     run = pages.run(
