@@ -14,6 +14,7 @@ from ..core.errors import PgcloneError
 from ..models import Configuration
 from ..options import Arguments, resolve
 from ..settings import settings
+from .focus import FocusingForm
 from .hook_form import HookForm, usual_hooks
 
 PRE_DUMP = "pre_dump_hooks"
@@ -79,7 +80,7 @@ class DumpNowForm(HookForm):
         return given | self.params_of({PRE_DUMP: _usual(chosen["config"])})
 
 
-class ImportForm(forms.Form):
+class ImportForm(FocusingForm):
     archive = forms.FileField(
         label=gettext_lazy("Archive"),
         help_text=gettext_lazy("A file in the custom format of pg_dump; it may be compressed."),

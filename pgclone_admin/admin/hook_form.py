@@ -15,12 +15,13 @@ from ..hooks.parameters import Parameter
 from ..options import declared_hooks
 from ..services.declared import declared_parameters, hook_names, in_declared_order
 from ..settings import HookSpec
+from .focus import FocusingForm
 
 PARAMETER = "param-"
 """What the names of the fields of parameters begin with."""
 
 
-class HookForm(forms.Form):
+class HookForm(FocusingForm):
     """Hooks that are chosen by their names, and fields for the parameters that they declare."""
 
     LISTS: ClassVar[Mapping[str, str]] = {}

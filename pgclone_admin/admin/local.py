@@ -122,7 +122,7 @@ class LocalDatabaseAdmin(LocalPages):
     def made_from(self, row: LocalDatabase) -> str:
         return made_from(row)
 
-    @admin.display(description="")
+    @admin.display(description=gettext_lazy("actions"))
     def buttons(self, row: LocalDatabase) -> SafeString:
         return format_html(
             '<div class="pgclone-links">{}</div>',

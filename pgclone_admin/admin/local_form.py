@@ -16,6 +16,7 @@ from ..models import LocalDatabase
 from ..services.local_databases import alias_of
 from ..services.restores import local_target
 from . import formats
+from .focus import FocusingForm
 
 KINDS: dict[str, object] = {
     MarkKind.PRE: gettext_lazy("what was live before a restore"),
@@ -70,7 +71,7 @@ def facts_of(row: LocalDatabase) -> list[tuple[str, Any]]:
     ]
 
 
-class CopyForm(forms.Form):
+class CopyForm(FocusingForm):
     """Which database is copied, and under which name."""
 
     database = forms.ChoiceField(label=gettext_lazy("Database"))

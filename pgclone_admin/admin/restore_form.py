@@ -19,6 +19,7 @@ from ..services.accounts import has_accounts, staff_names
 from ..services.actors import is_superuser
 from ..services.restores import Variant, local_target
 from ..settings import settings
+from .focus import FocusingForm
 from .hook_form import HookForm, usual_hooks
 
 OVER, BESIDE, HOLD = "over", "beside", "hold"
@@ -259,7 +260,7 @@ def _database_label(alias: str) -> str:
     return name if name == alias else f"{name} ({alias})"
 
 
-class ConfirmForm(forms.Form):
+class ConfirmForm(FocusingForm):
     """The name of the database that is replaced, typed by the person who replaces it."""
 
     confirm_name = forms.CharField(
@@ -286,7 +287,6 @@ class ConfirmForm(forms.Form):
     def clean_confirm_name(self) -> str:
         typed = str(self.cleaned_data["confirm_name"])
         if typed != self.name:
-            self.fields["confirm_name"].widget.attrs["autofocus"] = True
             raise ValidationError(
                 gettext("This is not the name of the database. Nothing was done.")
             )
