@@ -11,10 +11,12 @@ from .core.dump_checks import ArchiveChecks, DumpChecks, left_out
 from .core.errors import PermissionMissing, PgcloneError
 from .core.kept_rights import kept_in_live
 from .core.locks import is_locked
-from .core.marks import Database
+from .core.marks import Database, MarkKind
 from .core.names import DumpKey, LocalKey
+from .core.older_copies import LocalCopy, gone_after
 from .core.owned import told
 from .core.owners import foretold
+from .core.parked import replaced_by_swap
 from .core.preflight import Check, RestoreNames
 from .core.programs import choose_program
 from .core.progress import SilentReporter
@@ -84,7 +86,10 @@ class Plan:
     keeps: list[str] = field(default_factory=list)
     """Local copies that there would be afterwards."""
     drops: list[str] = field(default_factory=list)
-    """Local copies that there would not be any more."""
+    """Local copies of now that there would not be any more, also where newer ones take their
+    names."""
+    dropped: list[LocalCopy] = field(default_factory=list)
+    """What ``drops`` names, as it is now."""
     kept: list[str] = field(default_factory=list)
     """Tables that stay those of the live database, with their rows."""
     held: bool = False
@@ -111,6 +116,11 @@ class Plan:
         """``entries`` in one line, without those that are about the archive itself."""
         counted = (item for item in self.entries.items() if item[0] not in OF_THE_ARCHIVE)
         return ", ".join(f"{kind} {count}" for kind, count in counted)
+
+    def lose(self, copies: list[LocalCopy]) -> None:
+        """Notes local copies that are gone afterwards."""
+        self.dropped = copies
+        self.drops = [copy.key for copy in copies]
 
     def collect(self, checks: Iterable[Check]) -> None:
         """Runs every check, also after one that would stop the restore."""
@@ -164,10 +174,10 @@ def make_plan(
     if live is not None and plan.replaces:
         plan.sessions = len(sessions_in(server, live.oid))
         plan.held = request.hold
-        _foretell_copies(plan, key, server, names, reversible=request.reversible)
+        _foretell_copies(plan, str(key), server, names, reversible=request.reversible)
         _look_at_kept_tables(plan, request, server, live)
-    elif names.beside and server.database(names.beside) is not None:
-        plan.drops = [str(request.beside)]
+    elif names.beside:
+        plan.lose(gone_after(server, names, [names.beside]))
     try:
         if isinstance(key, LocalKey):
             source = server.existing(local_source(key, request.live))
@@ -193,12 +203,13 @@ def plan_swap(request: RestoreRequest, server: Server, *, prove: bool = True) ->
     )
     names = RestoreNames(live.name)
     held = server.database(names.held)
-    mark = held.mark if held is not None else None
-    is_undo = mark is not None and mark.source.startswith(":")
+    source = held.mark.source if held is not None and held.mark is not None else ""
+    is_undo = source.startswith(":")
     # What a local copy replaces stays on the server, also if nobody has asked for it.
     keeps_parked = request.reversible or is_undo
     _check_target(plan, request, server, live, live, keeps_parked=keeps_parked, prove=prove)
     _look_at_kept_tables(plan, request, server, live)
+    _foretell_copies(plan, source, server, names, reversible=request.reversible)
     if held is not None and request.reversible and not is_undo:
         try:
             check_room_for_copy(server, names, held.name, ":post", request.most_bytes)
@@ -236,18 +247,22 @@ def _check_target(
 
 
 def _foretell_copies(
-    plan: Plan, key: DumpKey | LocalKey, server: Server, names: RestoreNames, *, reversible: bool
+    plan: Plan, source: str, server: Server, names: RestoreNames, *, reversible: bool
 ) -> None:
+    """``source`` is the key that is restored, or that what is held was made from."""
     if plan.held:
         # What becomes of the live database is decided when it is swapped in.
-        plan.drops = [":held"] if server.database(names.held) is not None else []
-    elif isinstance(key, LocalKey):
-        plan.keeps = [str(key), ":undo"]
+        plan.lose(gone_after(server, names, [names.held]))
+        return
+    is_local = source.startswith(":")
+    if is_local:
+        # What was held is live then, and an older :undo gives way to what is live now.
+        stays = [] if plan.key == ":held" or source == ":undo" else [source]
+        plan.keeps = [*stays, ":undo"]
     elif reversible:
         plan.keeps = [":pre", ":post"]
-    else:
-        copies = {":pre": names.pre, ":post": names.post}
-        plan.drops = [copy for copy, name in copies.items() if server.database(name) is not None]
+    parked_as = MarkKind.UNDO if is_local else MarkKind.PRE
+    plan.lose(gone_after(server, names, replaced_by_swap(names, parked_as)))
 
 
 def _look_at_kept_tables(

@@ -33,6 +33,7 @@ from ..settings import settings
 from . import formats
 from .hook_form import usual_hooks
 from .local_form import CopyForm, facts_of
+from .plan_view import dropped_copies, lost_copies
 from .restore import Outlooks, RestorePages, status_of
 from .restore_form import ConfirmForm, Source, SwapForm
 from .shared import actor_of, require
@@ -265,6 +266,8 @@ class LocalPages(RestorePages):
             facts=facts_of(row),
             live=asked.live,
             plan=asked.plan,
+            dropped=dropped_copies(asked.plan) if asked.plan and asked.plan.dropped else "",
+            lost=lost_copies(asked.plan) if asked.plan else "",
             form=asked.form,
             confirm=asked.confirm,
             error=asked.error,

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from ..core.older_copies import LocalCopy
 from ..core.space import Space
 from ..plan import Plan, PlannedHook
 from ..services.accounts import Outlook, Stay
@@ -47,6 +50,8 @@ class Shown:
     """What can be undone afterwards, and how."""
     is_lost: bool = False
     """Whether nothing can be undone."""
+    lost: str = ""
+    """Which older local databases nobody can come back to afterwards."""
     account: Outlook | None = None
     is_held: bool = False
     warnings: list[str] = field(default_factory=list)
@@ -76,6 +81,7 @@ def shown(
         details=list(_details(plan)),
         back=_back(plan, is_held=is_held),
         is_lost=replaces and not plan.keeps,
+        lost=lost_copies(plan),
         account=outlook,
         is_held=is_held,
         warnings=[formats.capitalized(warning) for warning in plan.warnings],
@@ -142,8 +148,31 @@ def _steps(
     after = [hook.name for hook in plan.hooks if hook.stage == "post_swap"]
     if replaces and after:
         yield _("Hooks run after that: %(hooks)s.") % {"hooks": ", ".join(after)}
-    if plan.drops:
-        yield _("Older local databases are dropped: %(keys)s.") % {"keys": ", ".join(plan.drops)}
+    if plan.dropped:
+        yield dropped_copies(plan)
+
+
+def dropped_copies(plan: Plan) -> SafeString:
+    """A sentence that names the older local databases that are dropped, with size and age."""
+    named = format_html_join(", ", "{}", ((_one_copy(copy),) for copy in plan.dropped))
+    return format_html(_("Older local databases are dropped: {}."), named)
+
+
+def _one_copy(copy: LocalCopy) -> SafeString:
+    facts = [formats.size(copy.size)] if copy.size is not None else []
+    facts += [formats.ago(copy.made_at)] if copy.made_at is not None else []
+    if not facts:
+        return format_html("{}", copy.key)
+    return format_html("{} ({})", copy.key, format_html_join(", ", "{}", ((f,) for f in facts)))
+
+
+def lost_copies(plan: Plan) -> str:
+    """What nobody can come back to, since it is dropped; an empty text for nothing."""
+    if not plan.drops:
+        return ""
+    return _("What is in %(keys)s now is gone for good then, whatever was kept there.") % {
+        "keys": ", ".join(plan.drops)
+    }
 
 
 def _details(plan: Plan) -> Iterator[Fact]:

@@ -26,12 +26,11 @@ def settle_parked(server: Server, names: RestoreNames) -> None:
     if parked is None:
         return
     mark = require_mark(parked)
-    last: dict[str, str] = {MarkKind.PRE: names.pre, MarkKind.UNDO: names.undo}
-    name = last.get(mark.becomes)
+    name = last_name(names, mark.becomes)
     if mark.becomes == MarkKind.PRE:
         _settle_copy(server, mark.copy, names)
     elif name is None:
-        for older in (names.pre, names.post):
+        for older in replaced_by_swap(names, mark.becomes):
             drop_older(server, older, live=names.live)
     # Last, as its mark tells that all this is still to be done.
     if name is None:
@@ -39,6 +38,18 @@ def settle_parked(server: Server, names: RestoreNames) -> None:
     else:
         settled = replace(mark, name=name, kind=mark.becomes, becomes="", copy=0)
         mark_and_rename(server, parked.name, settled)
+
+
+def last_name(names: RestoreNames, becomes: str) -> str | None:
+    """The name of a parked database in the end; ``None`` when it is dropped."""
+    last: dict[str, str] = {MarkKind.PRE: names.pre, MarkKind.UNDO: names.undo}
+    return last.get(becomes)
+
+
+def replaced_by_swap(names: RestoreNames, becomes: str) -> list[str]:
+    """The names whose databases of now are gone when a swap is settled after which what was live
+    becomes this: others take their names, or nobody does."""
+    return [names.undo] if becomes == MarkKind.UNDO else [names.pre, names.post]
 
 
 def copies_to_settle(databases: Iterable[Database]) -> set[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
+from ..core.older_copies import LocalCopy
 from ..core.space import Space
 from ..plan import Plan
 from .console import human_age, human_size
@@ -38,14 +39,25 @@ def _line(label: str, text: str) -> str:
 
 
 def _of_dump(plan: Plan) -> str:
-    facts = []
-    if plan.dump_size is not None:
-        facts.append(human_size(plan.dump_size))
-    if plan.taken_at is not None:
-        facts.append(f"{human_age((datetime.now(UTC) - plan.taken_at).total_seconds())} old")
+    facts = _size_and_age(plan.dump_size, plan.taken_at)
     if plan.taken_from:
         facts.append(f"of {plan.taken_from}")
     return f" ({', '.join(facts)})" if facts else ""
+
+
+def _size_and_age(size: int | None, since: datetime | None) -> list[str]:
+    facts = []
+    if size is not None:
+        facts.append(human_size(size))
+    if since is not None:
+        facts.append(f"{human_age((datetime.now(UTC) - since).total_seconds())} old")
+    return facts
+
+
+def _copy(copy: LocalCopy, *, kept: Iterable[str]) -> str:
+    facts = ", ".join(_size_and_age(copy.size, copy.made_at))
+    text = f"{copy.key} ({facts})" if facts else copy.key
+    return f"{text}, whose name is taken" if copy.key in kept else text
 
 
 def _effect(plan: Plan) -> Iterator[str]:
@@ -64,8 +76,8 @@ def _effect(plan: Plan) -> Iterator[str]:
         yield _line("keeps", '"pgclone swap" decides whether there is something to go back to')
     elif plan.replaces:
         yield _line("keeps", "nothing to go back to; --reversible would")
-    if plan.drops:
-        yield _line("drops", ", ".join(plan.drops))
+    for number, copy in enumerate(plan.dropped):
+        yield _line("drops" if number == 0 else "", _copy(copy, kept=plan.keeps))
     if plan.kept:
         yield _line("stay", f"{', '.join(plan.kept)}: as they are, with their rows")
 

@@ -220,6 +220,19 @@ def test_who_swaps_a_held_restore_in_decides_on_the_way_back_and_on_hooks(pages,
     assert pages.site.run("SELECT word FROM after_the_swap") == [("it's on",)]
 
 
+@pytest.mark.parametrize("kind", ["pre", "undo"])
+def test_who_swaps_in_or_reverts_is_told_which_older_databases_are_dropped(pages, held, kind):
+    marked(pages, kind)
+    client = pages.superuser()
+
+    swap = client.get(url_of("swap", held)).content.decode()
+    revert = client.get(url_of("restore", reverted(pages))).content.decode()
+
+    assert (f"Older local databases are dropped: :{kind} (" in swap) is (kind == "pre")
+    assert (f"What is in :{kind} now is gone for good then" in swap) is (kind == "pre")
+    assert (f"Older local databases are dropped: :{kind} (" in revert) is (kind == "undo")
+
+
 def test_a_database_is_copied_and_dropped(pages):
     client = pages.client(COPY)
     url = reverse("admin:pgclone_admin_localdatabase_copy")

@@ -16,6 +16,7 @@ from django_q.models import OrmQ
 
 from pgclone_admin import runner
 from pgclone_admin.core.errors import HookFailed, NotAllowed, UsageError
+from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.models import Configuration, Dump, RestoreRun, RunEvent, Status
 from pgclone_admin.options import Arguments, resolve
@@ -272,6 +273,25 @@ def test_where_restores_are_disabled_the_page_says_so_and_makes_none(pages, dump
             assert "PGCLONE_ALLOW_RESTORE is False" in response.content.decode()
             assert "confirm_name" not in response.content.decode()
     assert RestoreRun.objects.count() == 0
+
+
+@pytest.mark.parametrize("reversible", [{}, {"reversible": "on"}])
+def test_older_copies_that_a_restore_drops_are_told_with_size_and_age(pages, dump, reversible):
+    options = resolve(Arguments(), verb="dump")
+    copies.copy_live(options, ":older", SilentReporter())
+    name = f"{pages.site.name}__pre"
+    mark = Mark.new(name=name, kind="pre", of=pages.site.name).comment()
+    pages.site.server.run(f'ALTER DATABASE "older" RENAME TO "{name}"')
+    pages.site.server.run(f'COMMENT ON DATABASE "{name}" IS %s', params=(mark,))
+    looked = {"looked": 1, "database": "default", "what": "over", **reversible}
+
+    text = pages.client(RESTORE).get(url_of(dump), looked).content.decode()
+
+    assert re.search(
+        r"Older local databases are dropped: :pre \([\d.]+\xa0MB, <time [^>]*>just now</time>\)\.",
+        text,
+    )
+    assert "What is in :pre now is gone for good then" in text
 
 
 def test_beside_the_live_database_needs_a_name_and_no_confirmation(pages, dump):

@@ -262,6 +262,50 @@ def test_a_plan_without_reversible_says_which_copies_are_dropped(project):
     assert planned(project, key)["drops"] == [":pre", ":post"]
 
 
+def test_a_plan_tells_which_copies_the_next_ones_take_the_place_of(project):
+    key = project.pgclone("dump").ok().lines[0]
+    assert planned(project, key, "--reversible")["drops"] == []
+    project.pgclone("restore", key, "--reversible").ok()
+    project.pgclone("restore", ":pre").ok()
+
+    plan = planned(project, key, "--reversible")
+    shown = project.pgclone("restore", key, "--reversible", "--plan").ok().stdout
+
+    assert (plan["keeps"], plan["drops"]) == ([":pre", ":post"], [":pre", ":post"])
+    older, _post = plan["dropped"]
+    assert (older["key"], older["database"]) == (":pre", f"{project.name}__pre")
+    assert older["size"] > 1_000_000
+    assert older["made_at"]
+    assert re.search(
+        r"drops       :pre \(\d+\.\d MB, \d+ \w+ old\), whose name is taken\n +:post \(", shown
+    )
+    for local in (":pre", ":undo"):
+        plan = planned(project, local)
+        assert plan["drops"] == [":undo"]
+        assert plan["keeps"] == ([":pre", ":undo"] if local == ":pre" else [":undo"])
+    assert planned(project, key, "--hold")["drops"] == []
+    assert planned(project, key, "--to", ":look")["drops"] == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["KEY", "--reversible"], ["KEY"], [":pre"], ["KEY", "--hold"]]
+)
+def test_what_a_plan_says_is_dropped_is_what_is_dropped(project, arguments):
+    key = project.pgclone("dump").ok().lines[0]
+    project.pgclone("restore", key, "--reversible").ok()
+    project.pgclone("restore", ":pre").ok()
+    project.pgclone("restore", key, "--hold").ok()
+    arguments = [key if each == "KEY" else each for each in arguments]
+    oids = {name: project.server.oid(name) for name in project.server.databases()}
+    dropped = {copy["database"] for copy in planned(project, *arguments)["dropped"]}
+
+    project.pgclone("restore", *arguments).ok()
+
+    left = {project.server.oid(name) for name in project.server.databases()}
+    gone = {name for name, oid in oids.items() if oid not in left}
+    assert gone - {project.name} == dropped
+
+
 def test_a_prepared_transaction_stops_a_restore(project):
     key = project.pgclone("dump").ok().lines[0]
     project.server.run(
