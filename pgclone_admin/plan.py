@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -25,7 +25,7 @@ from .core.server import Server
 from .core.sessions import sessions_in
 from .core.space import Space, check_limit, check_room_for_copy, check_size_is_known, spaces
 from .core.target import RestoreRequest, target_checks
-from .dump_migrations import check_migrations, migrations_to_run, unknown_migrations
+from .dump_migrations import Migration, MigrationState, applied_in
 from .hooks import AnyHook, Stage
 from .hooks.command import CommandHook
 from .store import DumpStore
@@ -99,8 +99,10 @@ class Plan:
     runs_migrations: bool = False
     migrations: list[str] | None = None
     """Migrations that the hook ``migrate`` would run."""
+    missing_migrations: list[str] | None = None
+    """Those of this code that are not in what is restored, whether or not the hook is chosen."""
     unknown_migrations: list[str] = field(default_factory=list)
-    """Migrations in the dump that this code does not have: it was made by a newer or other code."""
+    """Those in what is restored that this code does not have: newer or other code made it."""
     left_out: list[str] = field(default_factory=list)
     """What is in the dump and cannot be made here by this role, by kind and name."""
     lost_owners: list[str] = field(default_factory=list)
@@ -116,6 +118,15 @@ class Plan:
         """``entries`` in one line, without those that are about the archive itself."""
         counted = (item for item in self.entries.items() if item[0] not in OF_THE_ARCHIVE)
         return ", ".join(f"{kind} {count}" for kind, count in counted)
+
+    def run(self, hooks: Mapping[Stage, Sequence[AnyHook]]) -> None:
+        """Notes the hooks that will run."""
+        for stage, listed in hooks.items():
+            for hook in listed:
+                planned = PlannedHook(hook.labels.name, hook.kind, hook.labels.source, stage)
+                self.hooks.append(planned)
+                if isinstance(hook, CommandHook) and hook.is_migrate:
+                    self.runs_migrations = True
 
     def lose(self, copies: list[LocalCopy]) -> None:
         """Notes local copies that are gone afterwards."""
@@ -157,16 +168,8 @@ def make_plan(
         server=f"{server.params.where}, PostgreSQL {server.version}",
         replaces=live is not None and not names.beside,
         tablespace=model.tablespace,
-        hooks=[
-            PlannedHook(hook.labels.name, hook.kind, hook.labels.source, stage)
-            for stage, listed in hooks.items()
-            for hook in listed
-        ],
-        runs_migrations=any(
-            isinstance(hook, CommandHook) and hook.is_migrate
-            for hook in hooks.get(Stage.PRE_SWAP, ())
-        ),
     )
+    plan.run(hooks)
     keeps_parked = request.reversible or isinstance(key, LocalKey)
     _check_target(plan, request, server, live, model, keeps_parked=keeps_parked, prove=prove)
     if live is not None:
@@ -183,6 +186,9 @@ def make_plan(
             source = server.existing(local_source(key, request.live))
             plan.restored_size = server.sizes(source.oid).get(source.oid)
             plan.taken_from = "a database of the same server"
+            _compare_migrations(
+                plan, applied_in(server, source), "it", is_beside=bool(names.beside)
+            )
         else:
             _examine_dump(plan, request, key, store, server, owner=model.owner)
         _add_up(plan, request, key, server, names)
@@ -191,8 +197,11 @@ def make_plan(
     return plan
 
 
-def plan_swap(request: RestoreRequest, server: Server, *, prove: bool = True) -> Plan:
-    """What stands in the way of swapping in what is held: ``prove`` as in :func:`make_plan`."""
+def plan_swap(
+    request: RestoreRequest, server: Server, hooks: Sequence[AnyHook] = (), *, prove: bool = True
+) -> Plan:
+    """What the swap of what is held means, and what stands in its way; ``hooks`` run after it, and
+    ``prove`` is as in :func:`make_plan`."""
     live = server.existing(request.live)
     plan = Plan(
         key=":held",
@@ -201,6 +210,7 @@ def plan_swap(request: RestoreRequest, server: Server, *, prove: bool = True) ->
         replaces=True,
         sessions=len(sessions_in(server, live.oid)),
     )
+    plan.run({Stage.POST_SWAP: hooks})
     names = RestoreNames(live.name)
     held = server.database(names.held)
     source = held.mark.source if held is not None and held.mark is not None else ""
@@ -210,6 +220,8 @@ def plan_swap(request: RestoreRequest, server: Server, *, prove: bool = True) ->
     _check_target(plan, request, server, live, live, keeps_parked=keeps_parked, prove=prove)
     _look_at_kept_tables(plan, request, server, live)
     _foretell_copies(plan, source, server, names, reversible=request.reversible)
+    if held is not None:
+        _compare_migrations(plan, applied_in(server, held), "it")
     if held is not None and request.reversible and not is_undo:
         try:
             check_room_for_copy(server, names, held.name, ":post", request.most_bytes)
@@ -332,13 +344,24 @@ def _examine_dump(
     plan.collect(ArchiveChecks(server, contents, manifest, program).all())
     if manifest is not None:
         plan.restored_size = manifest.source_size
-        plan.collect([lambda: check_migrations(manifest)])
-        plan.unknown_migrations = unknown_migrations(manifest)
-        if plan.runs_migrations:
-            plan.migrations = migrations_to_run(manifest)
+        is_beside = request.beside is not None
+        _compare_migrations(plan, manifest.migrations, "the dump", is_beside=is_beside)
 
 
 def read_contents(store: DumpStore, key: DumpKey) -> Contents | None:
     """The table of contents of a dump, of which only the beginning is read."""
     with open_archive(store.open(key), SilentReporter()) as (_stored, archive):
         return archive.contents
+
+
+def _compare_migrations(
+    plan: Plan, applied: Collection[Migration] | None, what: str, *, is_beside: bool = False
+) -> None:
+    """``what`` has these migrations; what is made beside the live database may be as it is."""
+    if applied is None:
+        return
+    state = MigrationState.of(applied)
+    plan.missing_migrations, plan.unknown_migrations = state.missing, state.unknown
+    if plan.runs_migrations:
+        plan.migrations = state.missing
+    plan.warnings += state.warnings(what, migrates=plan.runs_migrations or is_beside)

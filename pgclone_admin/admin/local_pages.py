@@ -33,7 +33,7 @@ from ..settings import settings
 from . import formats
 from .hook_form import usual_hooks
 from .local_form import CopyForm, facts_of
-from .plan_view import dropped_copies, lost_copies
+from .plan_view import dropped_copies, lost_copies, migration_facts
 from .restore import Outlooks, RestorePages, status_of
 from .restore_form import ConfirmForm, Source, SwapForm
 from .shared import actor_of, require
@@ -267,6 +267,7 @@ class LocalPages(RestorePages):
             live=asked.live,
             plan=asked.plan,
             dropped=dropped_copies(asked.plan) if asked.plan and asked.plan.dropped else "",
+            migrations=list(migration_facts(asked.plan)) if asked.plan else [],
             lost=lost_copies(asked.plan) if asked.plan else "",
             form=asked.form,
             confirm=asked.confirm,

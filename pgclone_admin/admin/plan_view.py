@@ -178,7 +178,7 @@ def lost_copies(plan: Plan) -> str:
 def _details(plan: Plan) -> Iterator[Fact]:
     if plan.hooks:
         yield Fact(_("Hooks"), _("in this order"), [_one_hook(hook) for hook in plan.hooks])
-    yield from _migrations(plan)
+    yield from migration_facts(plan)
     yield _space(plan)
     if plan.kept:
         yield Fact(_("Stay as they are"), _("tables of the running site"), plan.kept)
@@ -191,7 +191,8 @@ def _details(plan: Plan) -> Iterator[Fact]:
         yield Fact(_("Holds"), plan.holds)
 
 
-def _migrations(plan: Plan) -> Iterator[Fact]:
+def migration_facts(plan: Plan) -> Iterator[Fact]:
+    """Which migrations run, and which do not although they should be known."""
     label = _("Migrations that run")
     if plan.migrations:
         yield Fact(label, str(len(plan.migrations)), plan.migrations)
@@ -201,6 +202,9 @@ def _migrations(plan: Plan) -> Iterator[Fact]:
         yield Fact(label, _("those that it lacks; which ones cannot be told before"))
     else:
         yield Fact(label, _("none: the hook migrate is not chosen"))
+        if plan.missing_migrations:
+            missing = plan.missing_migrations
+            yield Fact(_("Migrations of this code that it lacks"), str(len(missing)), missing)
     if plan.unknown_migrations:
         yield Fact(
             _("Migrations that this code does not know"),

@@ -68,3 +68,10 @@ def table_oids(cursor: Any, tables: Sequence[TableName]) -> dict[TableName, int]
 def migrations_table(cursor: Any) -> TableName | None:
     """:data:`MIGRATIONS` as the session of ``cursor`` finds it; ``None`` where there is none."""
     return tables_meant(cursor, [MIGRATIONS]).get(MIGRATIONS)
+
+
+def applied_migrations(cursor: Any, table: TableName) -> tuple[tuple[str, str], ...]:
+    """App and name of each migration that is applied, in that order; ``table`` is where Django has
+    written it down."""
+    cursor.execute(f"SELECT app, name FROM {table.quoted} ORDER BY id")  # noqa: S608 - quoted
+    return tuple(cursor.fetchall())

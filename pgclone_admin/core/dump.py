@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from . import evidence
 from .archive import OpenedArchive
-from .catalog import MIGRATIONS, table_oids, tables_meant, with_partitions
+from .catalog import MIGRATIONS, applied_migrations, table_oids, tables_meant, with_partitions
 from .connection import ConnectionParams, one_row, remove_session_limits
 from .errors import (
     ConfigurationError,
@@ -302,8 +302,7 @@ def _gather(database: ConnectionParams, request: DumpRequest) -> _Facts:
             kept=_with_partitions(cursor, [meant[name] for name in request.kept if name in meant]),
         )
         if (table := meant.get(MIGRATIONS)) is not None:
-            cursor.execute(f"SELECT app, name FROM {table.quoted} ORDER BY id")  # noqa: S608 - quoted
-            facts.migrations = tuple(cursor.fetchall())
+            facts.migrations = applied_migrations(cursor, table)
         found = evidence.read(cursor)
         facts.anonymized = None if found is None else found.fields
     return facts

@@ -112,13 +112,16 @@ def _hooks(plan: Plan) -> Iterator[str]:
 
 
 def _migrations(plan: Plan) -> Iterator[str]:
-    if plan.migrations is None:
+    missing, label = plan.missing_migrations, "migrations"
+    if missing is None:
         return
-    if not plan.migrations:
-        yield _line("migrations", "none to run")
-    for number, migration in enumerate(plan.migrations[:SHOWN_MIGRATIONS]):
-        yield _line("migrations" if number == 0 else "", migration)
-    if (rest := len(plan.migrations) - SHOWN_MIGRATIONS) > 0:
+    if not plan.runs_migrations:
+        label = "not applied"
+    elif not missing:
+        yield _line(label, "none to run")
+    for number, migration in enumerate(missing[:SHOWN_MIGRATIONS]):
+        yield _line(label if number == 0 else "", migration)
+    if (rest := len(missing) - SHOWN_MIGRATIONS) > 0:
         yield _line("", f"and {rest} more")
 
 

@@ -241,11 +241,14 @@ def plan_restore(options: Options, *, variant: Variant = DEFAULT, prove: bool = 
 
 
 def plan_of_swap(options: Options, *, variant: Variant = DEFAULT, prove: bool = True) -> Plan:
-    """What stands in the way of :func:`swap` with the same arguments."""
+    """What :func:`swap` with the same arguments means, and what stands in its way."""
     require_allowed("restore")
+    hooks: list[AnyHook] = []
+    with contextlib.suppress(PgcloneError):  # whoever confirms it is told
+        hooks = _post_swap_hooks(options)
     request = _request(options, variant)
     with Server.connected(request.maintenance) as server:
-        return plan_swap(request, server, prove=prove)
+        return plan_swap(request, server, hooks, prove=prove)
 
 
 @dataclass(frozen=True)

@@ -233,6 +233,34 @@ def test_who_swaps_in_or_reverts_is_told_which_older_databases_are_dropped(pages
     assert (f"Older local databases are dropped: :{kind} (" in revert) is (kind == "undo")
 
 
+def test_what_an_older_database_lacks_is_told_before_it_takes_the_place_of_the_live_one(
+    pages, held
+):
+    older = reverted(pages)
+    for name in (older.name, held.name):
+        pages.site.run(
+            "DELETE FROM django_migrations WHERE app = 'auth' AND name LIKE '0012%%'", dbname=name
+        )
+        pages.site.run(
+            "INSERT INTO django_migrations (app, name, applied) VALUES ('auth', '9999_new', now())",
+            dbname=name,
+        )
+    client = pages.superuser()
+    lacks = "1 migration of this code is not in it, and the hook migrate is not chosen"
+
+    for address in (url_of("restore", older), url_of("swap", held)):
+        text = client.get(address).content.decode()
+        assert lacks in text
+        assert "auth.0012_alter_user_first_name_max_length" in text
+        assert "auth.9999_new" in text
+        assert "It has 1 migration that this code does not know" in text
+
+    looked = {"looked": 1, "database": "default", "what": "over", "hooks": "migrate"}
+    text = client.get(url_of("restore", older), looked).content.decode()
+    assert lacks not in text
+    assert "auth.0012_alter_user_first_name_max_length" in text
+
+
 def test_a_database_is_copied_and_dropped(pages):
     client = pages.client(COPY)
     url = reverse("admin:pgclone_admin_localdatabase_copy")

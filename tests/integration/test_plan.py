@@ -147,6 +147,42 @@ def test_a_restore_warns_of_what_its_plan_warns_of_before_it_loads_anything(proj
     assert said.count("PUBLICATION everything") == 1
 
 
+def test_a_plan_of_a_local_copy_looks_for_its_migrations(project):
+    project.pgclone("copy", ":older").ok()
+    project.run("DELETE FROM django_migrations WHERE app = 'people'", dbname="older")
+    project.run(
+        "INSERT INTO django_migrations (app, name, applied) VALUES ('people', '0099_newer', now())",
+        dbname="older",
+    )
+
+    without = planned(project, ":older", "--pre-swap-hook")
+    shown = project.pgclone("restore", ":older", "--pre-swap-hook", "--plan").ok().stdout
+    migrating = planned(project, ":older")
+
+    lacking = without["missing_migrations"]
+    assert {"people.0001_initial"} <= {*lacking}
+    assert (without["migrations"], migrating["migrations"]) == (None, lacking)
+    assert without["unknown_migrations"] == ["people.0099_newer"]
+    told = (
+        f"{len(lacking)} migrations of this code are not in it, and the hook migrate is not chosen"
+    )
+    assert [told in " ".join(plan["warnings"]) for plan in (without, migrating)] == [True, False]
+    assert "it has 1 migration that this code does not know" in " ".join(migrating["warnings"])
+    assert "not applied people.0001_initial" in shown
+
+
+def test_a_plan_of_a_dump_warns_of_migrations_that_do_not_run(make_project):
+    project = make_project(upto="0001")
+    key = project.pgclone("dump").ok().lines[0]
+
+    told = " ".join(planned(project, key, "--pre-swap-hook")["warnings"])
+
+    assert "migrations of this code are not in it, and the hook migrate is not chosen" in told
+    assert "migrations of this code" not in " ".join(
+        planned(project, key, "--pre-swap-hook", "--to", ":look")["warnings"]
+    )
+
+
 def test_a_plan_lists_every_obstacle_and_fails(project):
     key = project.pgclone("dump").ok().lines[0]
     project.server.run(f'CREATE DATABASE "{project.name}__pre"')
