@@ -31,6 +31,7 @@ from ..services.audit import audit_without_row
 from ..services.declared import declared_locations, declared_parameters, hook_names
 from ..settings import HookSpec
 from ..storage import open_backend
+from .configuration_restore import ConfigurationRestores, may_restore, restore_link
 from .formats import NOTHING, capitalized
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ def _is_model(label: str) -> bool:
 
 
 @admin.register(Configuration)
-class ConfigurationAdmin(ConfigurationBase):
+class ConfigurationAdmin(ConfigurationRestores, ConfigurationBase):
     form = ConfigurationForm
     list_display = (
         "name",
@@ -332,7 +333,13 @@ class ConfigurationAdmin(ConfigurationBase):
         context: dict[str, Any] = {"title": capitalized(str(self.opts.verbose_name_plural))}
         try:
             context["configurations_of_settings"] = [
-                (name, [(option, _shown(value)) for option, value in sorted(options.items())])
+                (
+                    name,
+                    [(option, _shown(value)) for option, value in sorted(options.items())],
+                    restore_link(name)
+                    if options.get("dump_key") and may_restore(request)
+                    else None,
+                )
                 for name, options in sorted(configurations_of_settings())
             ]
         except PgcloneError as error:

@@ -35,7 +35,8 @@ from .hook_form import usual_hooks
 from .local_form import CopyForm, facts_of
 from .plan_view import dropped_copies, lost_copies, migration_facts
 from .restore import Outlooks, RestorePages, status_of
-from .restore_form import ConfirmForm, Source, SwapForm
+from .restore_form import ConfirmForm, SwapForm
+from .restore_source import Source, Usual, choices_of_configurations
 from .shared import actor_of, require
 
 SERVER = "server"
@@ -185,9 +186,12 @@ class LocalPages(RestorePages):
             key=str(row.key),
             location=None,
             alias=alias,
-            hooks=[],
-            post_swap_hooks=usual_hooks("post_swap_hooks", settings.post_swap_hooks),
-            reversible=False,
+            usual=Usual(
+                hooks=[],
+                post_swap_hooks=usual_hooks("post_swap_hooks", settings.post_swap_hooks),
+                reversible=False,
+            ),
+            configs=choices_of_configurations("", is_required=False),
         )
         return source, outlook
 

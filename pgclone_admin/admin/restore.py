@@ -8,7 +8,7 @@ of, with the oid of the database that it spoke of.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, QueryDict
@@ -30,16 +30,9 @@ from ..services.allowed import require_allowed
 from ..services.declared import usual_alias, usual_options
 from ..services.restores import plan_restore
 from . import formats
-from .hook_form import usual_hooks
 from .plan_view import Shown, shown
-from .restore_form import (
-    BESIDE,
-    HOLD,
-    OVER,
-    ConfirmForm,
-    RestoreForm,
-    Source,
-)
+from .restore_form import ConfirmForm, RestoreForm
+from .restore_source import BESIDE, HOLD, OVER, Source, Usual, choices_of_configurations
 from .shared import ReadingAdmin, actor_of, require
 
 LOOKED = "looked"
@@ -95,12 +88,13 @@ class RestorePages(ReadingAdmin):
         try:
             require_allowed("restore")
             source, outlook = self.source_of(row)
-            form = RestoreForm(_data(request, source), source=source, user=request.user)
+            data, is_anew = _data(request, source)
+            form = RestoreForm(data, source=source, user=request.user)
         except PgcloneError as error:
             return self._restore_page(request, row, None, error, status=status_of(error))
         asked = Asked(form)
         if form.is_valid():
-            confirms = request.method == "POST" and LOOKED not in request.POST
+            confirms = request.method == "POST" and LOOKED not in request.POST and not is_anew
             if confirms and (run := self._confirmed(request, asked)) is not None:
                 self.says(request, run, _("Run #%(pk)s is queued.") % {"pk": run.pk})
                 return self.after(request, run)
@@ -183,10 +177,10 @@ class DumpRestorePage(RestorePages):
             key=row.key,
             location=row.location,
             alias=usual_alias(row.database),
-            hooks=usual_hooks("pre_swap_hooks", options.pre_swap_hooks),
-            post_swap_hooks=usual_hooks("post_swap_hooks", options.post_swap_hooks),
-            reversible=options.reversible,
-            config=config,
+            # Its database is that of the dump.
+            usual=replace(Usual.of(options), alias=None),
+            config=config or "",
+            configs=choices_of_configurations(config or "", is_required=options.require_anonymized),
             is_foreign=row.is_foreign,
         )
 
@@ -196,17 +190,12 @@ class DumpRestorePage(RestorePages):
         return source, outlook
 
 
-def _data(request: HttpRequest, source: Source) -> QueryDict:
+def _data(request: HttpRequest, source: Source) -> tuple[QueryDict, bool]:
+    """What is chosen, and whether it is not what the person has chosen but what is usual."""
     given = request.POST if request.method == "POST" else request.GET
     if request.method == "POST" or LOOKED in given:
-        return given
-    data = QueryDict(mutable=True)
-    for name, value in source.defaults().items():
-        if isinstance(value, list):
-            data.setlist(name, value)
-        elif value is not False:
-            data[name] = str(value)
-    return data
+        return source.filled(given)
+    return source.begun(given), True
 
 
 def _look(asked: Asked, request: HttpRequest, outlook: Outlooks, *, prove: bool) -> None:

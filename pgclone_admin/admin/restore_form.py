@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from django import forms
@@ -21,40 +20,7 @@ from ..services.restores import Variant, local_target
 from ..settings import settings
 from .focus import FocusingForm
 from .hook_form import HookForm, usual_hooks
-
-OVER, BESIDE, HOLD = "over", "beside", "hold"
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is restored, as far as it limits the choice."""
-
-    key: str
-    location: str | None
-    """``None`` for a local database."""
-    alias: str
-    """The database that is meant when nothing else is chosen; for a local one the only one."""
-    hooks: list[str]
-    """Those that are chosen when the page is opened."""
-    post_swap_hooks: list[str]
-    reversible: bool
-    config: str | None = None
-    """A configuration of this site that the dump was made with."""
-    is_foreign: bool = False
-
-    @property
-    def is_local(self) -> bool:
-        return self.location is None
-
-    def defaults(self) -> dict[str, Any]:
-        """The form as it is first shown."""
-        return {
-            "database": self.alias,
-            "what": OVER,
-            "hooks": self.hooks,
-            "post_swap_hooks": self.post_swap_hooks,
-            "reversible": self.reversible,
-        }
+from .restore_source import BESIDE, CONFIG, HOLD, MADE_WITH, OVER, Source
 
 
 class OfferedNames(forms.MultipleChoiceField):
@@ -110,6 +76,15 @@ class RestoreForm(AcceptingForm):
     LISTS: ClassVar = {"hooks": "pre_swap_hooks", "post_swap_hooks": "post_swap_hooks"}
 
     database = forms.ChoiceField(label=_("Database"))
+    config = forms.ChoiceField(
+        label=_("Configuration"),
+        required=False,
+        help_text=_(
+            "When it is changed, “Show the plan” chooses the hooks and the rest as it says. What "
+            "it requires is required."
+        ),
+    )
+    made_with = forms.CharField(required=False, widget=forms.HiddenInput)
     what = forms.ChoiceField(
         label=_("What to do"),
         choices=[
@@ -151,6 +126,11 @@ class RestoreForm(AcceptingForm):
         database.choices = [(alias, _database_label(alias)) for alias in choices]
         if len(choices) == 1:
             database.widget = forms.HiddenInput()
+        config: Any = self.fields[CONFIG]
+        config.choices = [(name, name or _("none: as the settings say")) for name in source.configs]
+        config.required = "" not in source.configs
+        if [*source.configs] in ([], [""]):
+            del self.fields[CONFIG], self.fields[MADE_WITH]
         self.add_hooks()
         given = data.get("database")
         alias = given if given in choices else source.alias
@@ -209,8 +189,8 @@ class RestoreForm(AcceptingForm):
         }
         if self.source.location is not None:
             given["storage_location"] = self.source.location
-        if self.source.config is not None:
-            given["config"] = self.source.config
+        if config := self.cleaned_data.get(CONFIG, self.source.config):
+            given["config"] = config
         return given
 
     def variant(self) -> Variant:

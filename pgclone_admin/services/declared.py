@@ -10,6 +10,7 @@ from ..databases import replaceable_alias
 from ..hooks.loading import parameters_of
 from ..hooks.parameters import Parameter
 from ..hooks.spec import name_of
+from ..models import Configuration
 from ..options import (
     HOOK_LISTS,
     NO_CONFIGURATION,
@@ -62,6 +63,12 @@ def declared_parameters(
             if names is None or name in names:
                 found |= {parameter.name: parameter for parameter in parameters_of(spec)}
     return found
+
+
+def restore_configurations() -> list[str]:
+    """Every configuration that a restore can name, of the settings and of the admin."""
+    stored = Configuration.objects.values_list("name", flat=True)
+    return sorted({*map(str, settings.configs), *map(str, settings.restore_configs), *stored})
 
 
 def declared_locations() -> list[str]:
