@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 from ..core.errors import NotCarried, PgcloneError, StandbyUnreached
 from ..databases import live_name, replaceable_aliases
 from ..plan import Plan
-from ..services.accounts import has_accounts, staff_names
+from ..services.accounts import Staff, has_accounts, staff_among, staff_of
 from ..services.actors import is_superuser
 from ..services.restores import Variant, local_target
 from ..settings import settings
@@ -111,6 +111,13 @@ class RestoreForm(AcceptingForm):
         required=False,
         widget=forms.CheckboxSelectMultiple,
     )
+    more_accounts = forms.CharField(
+        label=_("Other usernames"),
+        required=False,
+        max_length=10_000,
+        help_text=_("One on each line, or separated by commas."),
+        widget=forms.Textarea(attrs={"rows": 2, "spellcheck": "false"}),
+    )
     trust_foreign = forms.BooleanField(
         label=_("Trust this dump, which was made by somebody else"), required=False
     )
@@ -134,21 +141,26 @@ class RestoreForm(AcceptingForm):
         self.add_hooks()
         given = data.get("database")
         alias = given if given in choices else source.alias
-        staff = staff_names(alias) if alias in choices else []
-        accounts: Any = self.fields["accounts"]
-        accounts.choices = [(name, name) for name in staff]
-        if not staff:
-            del self.fields["accounts"]
+        self._offer_accounts(staff_of(alias, user.get_username()), user)
         if source.is_local:
             del self.fields["reversible"]
         if not (source.is_foreign and is_superuser(user)):
             del self.fields["trust_foreign"]
         self.ask()
 
+    def _offer_accounts(self, staff: Staff, user: Any) -> None:
+        accounts: Any = self.fields["accounts"]
+        accounts.choices = [(name, name) for name in staff.offered]
+        if not staff.offered:
+            del self.fields["accounts"]
+        if not staff.has_others:
+            del self.fields["more_accounts"]
+        self.offers_own_account = user.get_username() in staff.offered
+
     @property
-    def has_choices(self) -> bool:
-        """Whether there is anything below the folded part of the form."""
-        return "accounts" in self.fields
+    def other_accounts(self) -> forms.BoundField | None:
+        """The field for accounts that are not offered, where there are such."""
+        return self["more_accounts"] if "more_accounts" in self.fields else None
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean()
@@ -157,9 +169,28 @@ class RestoreForm(AcceptingForm):
             return cleaned
         if cleaned.get("what") == BESIDE:
             self._clean_beside(cleaned.get("beside", ""), alias)
+        if typed := cleaned.get("more_accounts"):
+            others = self._clean_others(typed, alias)
+            cleaned["accounts"] = list(dict.fromkeys([*cleaned.get("accounts", []), *others]))
         if cleaned.get("accounts") and not has_accounts(alias):
             self.add_error("accounts", gettext("The accounts are not in this database."))
         return cleaned
+
+    def _clean_others(self, typed: str, alias: str) -> list[str]:
+        lines = [line.strip() for line in typed.splitlines()]
+        split = {line: [part.strip() for part in line.split(",")] for line in lines}
+        staff = staff_among(alias, {*lines, *(part for parts in split.values() for part in parts)})
+        # A name may hold a comma itself.
+        meant = [name for line in lines for name in ([line] if line in staff else split[line])]
+        if unknown := [name for name in meant if name and name not in staff]:
+            self.add_error(
+                "more_accounts",
+                ValidationError(
+                    gettext("Not among the active staff: %(names)s."),
+                    params={"names": ", ".join(unknown)},
+                ),
+            )
+        return [name for name in meant if name in staff]
 
     def _clean_beside(self, name: str, alias: str) -> None:
         if not name:

@@ -65,14 +65,41 @@ def has_accounts(alias: str) -> bool:
     return all(str(mine[key]) == str(theirs[key]) for key in ("HOST", "PORT", "NAME"))
 
 
-def staff_names(alias: str) -> list[str]:
-    """Usernames of the active staff of the live database, those who can be carried over."""
+@dataclass(frozen=True)
+class Staff:
+    """Usernames of active staff, who can be carried over."""
+
+    offered: list[str]
+    has_others: bool
+    """Whether there are more than a page offers."""
+
+
+def staff_of(alias: str, asking: str) -> Staff:
+    """The staff of the live database: who asks first, if they are among them, then by name."""
+    if (staff := _staff(alias)) is None:
+        return Staff([], has_others=False)
+    name = get_user_model().USERNAME_FIELD
+    first = [asking] if staff.filter(**{name: asking}).exists() else []
+    others = staff.exclude(**{name: asking}).order_by(name).values_list(name, flat=True)
+    names = first + [str(other) for other in others[: MOST_CHOICES + 1]]
+    return Staff(names[:MOST_CHOICES], has_others=len(names) > MOST_CHOICES)
+
+
+def staff_among(alias: str, names: Iterable[str]) -> set[str]:
+    """Those of ``names`` that are usernames of active staff of the live database."""
+    if (staff := _staff(alias)) is None:
+        return set()
+    name = get_user_model().USERNAME_FIELD
+    found = staff.filter(**{f"{name}__in": list(names)}).values_list(name, flat=True)
+    return {str(each) for each in found}
+
+
+def _staff(alias: str) -> Any:
+    """The rows, or ``None`` where a restore replaces no accounts, or none that are staff."""
     people = get_user_model()
     if not has_accounts(alias) or not {"is_staff", "is_active"} <= _fields(people):
-        return []
-    staff = _rows(people, alias).filter(is_staff=True, is_active=True)
-    name = people.USERNAME_FIELD
-    return [str(n) for n in staff.order_by(name).values_list(name, flat=True)[:MOST_CHOICES]]
+        return None
+    return _rows(people, alias).filter(is_staff=True, is_active=True)
 
 
 def outlook_of_dump(

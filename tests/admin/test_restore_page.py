@@ -419,6 +419,29 @@ def test_accounts_are_carried_over_and_their_people_stay_logged_in(pages, dump):
     assert User.objects.create_user("new").pk > user.pk, "numbers go on"
 
 
+def test_of_many_staff_who_asks_is_offered_first_and_others_are_typed(pages, dump, monkeypatch):
+    monkeypatch.setattr(accounts, "MOST_CHOICES", 3)
+    client = pages.client(RESTORE)
+    User.objects.filter(pk=client.user.pk).update(username="zoe")
+    for name in ("ada", "bob", "cyd", "dee", "eve, the second"):
+        User.objects.create_user(name, is_staff=True)
+    User.objects.create_user("no staff")
+    looked = {"looked": 1, "database": "default", "what": "over"}
+
+    text = client.get(url_of(dump), looked).content.decode()
+    assert re.findall(r'name="accounts" value="([^"]*)"', text) == ["zoe", "ada", "bob"]
+    assert "You can carry it over" in text
+
+    typed = {**looked, "accounts": "zoe", "more_accounts": "dee, cyd\r\neve, the second\r\nzoe"}
+    text = html.unescape(client.get(url_of(dump), typed).content.decode())
+    assert "Accounts are carried over to it: zoe, dee, cyd, eve, the second." in text
+
+    for unknown in ("no staff", "dee, nobody"):
+        text = client.get(url_of(dump), {**looked, "more_accounts": unknown}).content.decode()
+        assert f"Not among the active staff: {unknown.removeprefix('dee, ')}." in text
+        assert "Replace database" not in text
+
+
 def test_an_account_that_is_there_takes_over_password_and_rights(pages):
     ada = User.objects.create_user("ada", password="then", last_name="Then")
     dumps.create_dump(resolve(Arguments(), verb="dump"), SilentReporter())
