@@ -33,7 +33,7 @@ from ..settings import settings
 from . import formats
 from .hook_form import usual_hooks
 from .local_form import CopyForm, facts_of
-from .plan_view import dropped_copies, lost_copies, migration_facts
+from .plan_view import dropped_copies, lost_copies, migration_facts, way_back
 from .restore import Outlooks, RestorePages, status_of
 from .restore_form import ConfirmForm, SwapForm
 from .restore_source import Source, Usual, choices_of_configurations
@@ -85,10 +85,11 @@ class AskedSwap:
     error: PgcloneError | None = None
 
     @classmethod
-    def of(cls, request: HttpRequest, alias: str) -> AskedSwap:
+    def of(cls, request: HttpRequest, alias: str, row: LocalDatabase) -> AskedSwap:
+        is_local = row.mark is not None and row.mark.source.startswith(":")
         live = live_name(alias)
         data = request.POST if request.method == "POST" else None
-        return cls(alias, live, SwapForm(data), ConfirmForm(data, name=live))
+        return cls(alias, live, SwapForm(data, is_local=is_local), ConfirmForm(data, name=live))
 
     def look(self) -> None:
         """Makes the plan, and what has to be typed to confirm it; what stands in the way of that is
@@ -254,7 +255,7 @@ class LocalPages(RestorePages):
         """Asks for the name of the live database, and queues the swap of the one that is held."""
         require(request, RESTORE)
         row = self._row_for(request, object_id, "swap")
-        asked = AskedSwap.of(request, alias_of(row) or "")
+        asked = AskedSwap.of(request, alias_of(row) or "", row)
         if request.method != "POST":
             asked.look()
         elif (run := asked.confirmed(actor_of(request))) is not None:
@@ -272,6 +273,7 @@ class LocalPages(RestorePages):
             plan=asked.plan,
             dropped=dropped_copies(asked.plan) if asked.plan and asked.plan.dropped else "",
             migrations=list(migration_facts(asked.plan)) if asked.plan else [],
+            back=way_back(asked.plan) if asked.plan and ":undo" in asked.plan.keeps else "",
             lost=lost_copies(asked.plan) if asked.plan else "",
             form=asked.form,
             confirm=asked.confirm,

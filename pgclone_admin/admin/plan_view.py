@@ -79,7 +79,7 @@ def shown(
         target=list(_target(plan)),
         steps=list(_steps(plan, live, replaces=replaces, is_held=is_held, accounts=accounts)),
         details=list(_details(plan)),
-        back=_back(plan, is_held=is_held),
+        back=way_back(plan, is_held=is_held),
         is_lost=replaces and not plan.keeps,
         lost=lost_copies(plan),
         account=outlook,
@@ -245,7 +245,8 @@ def _one_space(space: Space) -> str:
     return f"{space.name} {size} ({_('new')})" if space.is_new else f"{space.name} {size}"
 
 
-def _back(plan: Plan, *, is_held: bool) -> str:
+def way_back(plan: Plan, *, is_held: bool = False) -> str:
+    """What can be undone afterwards, and how."""
     if is_held:
         return _(
             "Nothing is replaced yet, and the held database can be dropped at any time. What is "

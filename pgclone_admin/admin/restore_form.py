@@ -238,7 +238,10 @@ class RestoreForm(AcceptingForm):
 
 
 class SwapForm(AcceptingForm):
-    """What is chosen when a held restore is swapped in."""
+    """What is chosen when a held restore is swapped in.
+
+    What one of a local copy replaces is kept in any case, so there is no choice.
+    """
 
     LISTS: ClassVar = {"post_swap_hooks": "post_swap_hooks"}
 
@@ -251,16 +254,18 @@ class SwapForm(AcceptingForm):
         label=_("Hooks after the swap"), required=False, widget=forms.CheckboxSelectMultiple
     )
 
-    def __init__(self, data: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, data: Mapping[str, Any] | None, *, is_local: bool) -> None:
         usual = usual_hooks("post_swap_hooks", settings.post_swap_hooks)
         super().__init__(
             data, initial={"reversible": settings.reversible, "post_swap_hooks": usual}
         )
+        if is_local:
+            del self.fields["reversible"]
         self.add_hooks()
         self.ask()
 
     def given(self) -> dict[str, Any]:
-        return {"reversible": self.cleaned_data["reversible"], **self.chosen_hooks()}
+        return {"reversible": self.cleaned_data.get("reversible", False), **self.chosen_hooks()}
 
     def variant(self) -> Variant:
         return Variant(**self.accepted())

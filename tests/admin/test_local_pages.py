@@ -220,6 +220,26 @@ def test_who_swaps_a_held_restore_in_decides_on_the_way_back_and_on_hooks(pages,
     assert pages.site.run("SELECT word FROM after_the_swap") == [("it's on",)]
 
 
+def test_a_held_restore_of_a_local_copy_keeps_what_it_replaces(pages):
+    reverted(pages)
+    options = resolve(Arguments(dump_key=":before", pre_swap_hooks=[]), verb="restore")
+    restores.restore(options, SilentReporter(), variant=restores.Variant(hold=True))
+    held = local_databases().get(name=f"{pages.site.name}__held")
+    marked(pages, "undo")
+    client, was_live = pages.superuser(), pages.site.oid
+
+    text = client.get(url_of("swap", held)).content.decode()
+
+    assert "no way back" not in text
+    assert "What is live now is kept as :undo." in text
+    assert "Older local databases are dropped: :undo (" in text
+    assert 'name="reversible"' not in text
+    posted = {"confirm_oid": str(was_live), "confirm_name": pages.site.name}
+    assert client.post(url_of("swap", held), posted).status_code == 302
+    assert runner.run_restore(RestoreRun.objects.get()) == "succeeded"
+    assert pages.site.server.oid(f"{pages.site.name}__undo") == was_live
+
+
 @pytest.mark.parametrize("kind", ["pre", "undo"])
 def test_who_swaps_in_or_reverts_is_told_which_older_databases_are_dropped(pages, held, kind):
     marked(pages, kind)
