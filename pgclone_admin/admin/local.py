@@ -22,7 +22,8 @@ from ..models import LocalDatabase
 from ..services.actors import COPY, RESTORE
 from ..services.allowed import refusal
 from ..services.local_databases import local_databases, server_aliases
-from .local_form import age_of, facts_of, id_of, kind_of, made_from, size_of
+from . import formats
+from .local_form import age_of, facts_of, id_of, kept_until, kind_of, made_from, size_of
 from .local_pages import SERVER, LocalPages, possible, reaching
 from .shared import link_to
 
@@ -108,7 +109,8 @@ class LocalDatabaseAdmin(LocalPages):
 
     @admin.display(description=gettext_lazy("what it is"))
     def kind_cell(self, row: LocalDatabase) -> str:
-        return kind_of(row)
+        until = kept_until(row)
+        return formats.two_lines(kind_of(row), until) if until else kind_of(row)
 
     @admin.display(description=gettext_lazy("size"), ordering="size")
     def size_cell(self, row: LocalDatabase) -> str:

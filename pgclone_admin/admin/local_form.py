@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from django import forms
@@ -13,6 +12,7 @@ from ..core.errors import PgcloneError
 from ..core.marks import MarkKind
 from ..databases import live_name, replaceable_aliases
 from ..models import LocalDatabase
+from ..services import recovery
 from ..services.local_databases import alias_of
 from ..services.restores import local_target
 from . import formats
@@ -45,13 +45,22 @@ def kind_of(row: LocalDatabase) -> str:
     return gettext("%(what)s, of another site (%(of)s)") % {"what": said, "of": mark.of}
 
 
+def kept_until(row: LocalDatabase) -> str:
+    """Until when it is kept, where it is not for good; else an empty text."""
+    until = recovery.kept_until(row.mark) if row.mark else None
+    if until is None:
+        return ""
+    return gettext("kept until %(time)s, then dropped by the next “Clean up”") % {
+        "time": formats.absolute(until)
+    }
+
+
 def size_of(row: LocalDatabase) -> str:
     return formats.size(getattr(row, "size", None))
 
 
 def age_of(row: LocalDatabase) -> str:
-    mark = row.mark
-    return formats.ago(datetime.fromisoformat(mark.made_at)) if mark else formats.NOTHING
+    return formats.ago(row.mark.made if row.mark else None)
 
 
 def made_from(row: LocalDatabase) -> str:
@@ -61,6 +70,7 @@ def made_from(row: LocalDatabase) -> str:
 
 def facts_of(row: LocalDatabase) -> list[tuple[str, Any]]:
     """What its pages say of it: labels and texts."""
+    until = kept_until(row)
     return [
         (gettext("Key"), str(row.key)),
         (gettext("Database"), row.name),
@@ -68,6 +78,7 @@ def facts_of(row: LocalDatabase) -> list[tuple[str, Any]]:
         (gettext("Size"), size_of(row)),
         (gettext("Made"), age_of(row)),
         (gettext("Made from"), made_from(row)),
+        *([(gettext("How long"), formats.capitalized(until))] if until else []),
     ]
 
 

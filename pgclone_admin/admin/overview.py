@@ -61,6 +61,8 @@ class Overview:
     failed: list[Work] = field(default_factory=list)
     may_see_work: bool = False
     warnings: list[str] = field(default_factory=list)
+    kept_days: int = 0
+    """After how many days what is held is dropped by cleaning up."""
     clean_up_url: str | None = None
     """Where something is lost and the person may give it up."""
     refusals: list[str] = field(default_factory=list)
@@ -88,6 +90,7 @@ def overview_of(request: HttpRequest) -> Overview:
     _look_for_worker(overview, active)
     if any(run.is_silent for run in active) and user.has_perm(CANCEL):
         overview.clean_up_url = link_to("pgclone_admin_restorerun_clean_up")
+        overview.kept_days = settings.temporary_days
     return overview
 
 

@@ -15,6 +15,7 @@ from ..core.older_copies import LocalCopy
 from ..core.space import Space
 from ..plan import Plan, PlannedHook
 from ..services.accounts import Outlook, Stay
+from ..settings import settings
 from . import formats
 
 LISTED = 6
@@ -249,9 +250,10 @@ def way_back(plan: Plan, *, is_held: bool = False) -> str:
     """What can be undone afterwards, and how."""
     if is_held:
         return _(
-            "Nothing is replaced yet, and the held database can be dropped at any time. What is "
+            "Nothing is replaced yet, and the held database can be dropped at any time. When it "
+            "has not been swapped in after %(days)s days, the next “Clean up” drops it. What is "
             "kept to come back to, and what runs after the swap, is asked when it is swapped in."
-        )
+        ) % {"days": settings.temporary_days}
     if not plan.replaces:
         return _("Nothing is replaced. The new database can be dropped at any time.")
     if ":undo" in plan.keeps:

@@ -138,6 +138,10 @@ class RestoreForm(AcceptingForm):
         config.required = "" not in source.configs
         if [*source.configs] in ([], [""]):
             del self.fields[CONFIG], self.fields[MADE_WITH]
+        what: Any = self.fields["what"]
+        held = gettext("Build it and hold it for %(days)s days, to be swapped in later")
+        held_for = held % {"days": settings.temporary_days}
+        what.choices = [(key, held_for if key == HOLD else said) for key, said in what.choices]
         self.add_hooks()
         given = data.get("database")
         alias = given if given in choices else source.alias

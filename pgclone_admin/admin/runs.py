@@ -19,6 +19,7 @@ from ..databases import replaceable_alias
 from ..models import REPLACING, Dump, Kind, RestoreRun, Status
 from ..services import actors, lost
 from ..services.local_databases import alias_of, local_databases
+from ..settings import settings
 from . import formats
 from .dump_facts import Facts, known, listing
 from .local_form import id_of
@@ -84,7 +85,10 @@ class RestoreRunAdmin(ReadingAdmin):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        may = {"may_clean_up": request.user.has_perm(actors.CANCEL)}
+        may = {
+            "may_clean_up": request.user.has_perm(actors.CANCEL),
+            "kept_days": settings.temporary_days,
+        }
         return super().changelist_view(request, {**may, **(extra_context or {})})
 
     def clean_up_view(self, request: HttpRequest) -> HttpResponse:

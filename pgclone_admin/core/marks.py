@@ -87,6 +87,15 @@ class Mark:
             copy=copy,
         )
 
+    @property
+    def made(self) -> datetime | None:
+        """``made_at``, in UTC where it names no zone; ``None`` for what cannot be read."""
+        try:
+            made = datetime.fromisoformat(self.made_at)
+        except (ValueError, TypeError):
+            return None
+        return made if made.tzinfo is not None else made.replace(tzinfo=UTC)
+
     def comment(self) -> str:
         return MARK_PREFIX + json.dumps(asdict(self), ensure_ascii=False)
 

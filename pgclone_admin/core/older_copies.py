@@ -47,6 +47,6 @@ def _local_copy(database: Database, live: str, size: int | None) -> LocalCopy:
         str(LocalKey.of_database(database.name, live)),
         database.name,
         size,
-        None if mark is None else datetime.fromisoformat(mark.made_at),
+        None if mark is None else mark.made,
         "" if mark is None else mark.source,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
 
@@ -97,6 +97,14 @@ def recover_databases(request: RecoveryRequest) -> Iterator[Recovered]:
             yield from recovery.new_databases()
     except psycopg2.Error as error:
         raise refused(error) from error
+
+
+def kept_until(mark: Mark, kept_for: timedelta) -> datetime | None:
+    """When a database that waits for a look or a swap is dropped by the next recovery; ``None`` for
+    what is not dropped for its age, or whose age cannot be told."""
+    if mark.kind not in (MarkKind.FAILED, MarkKind.HELD) or mark.made is None:
+        return None
+    return mark.made + kept_for
 
 
 def clean(
@@ -187,13 +195,9 @@ class _Recovery:
             MarkKind.FAILED: "its hooks have failed, and it is kept for a look at it",
             MarkKind.HELD: "it was restored to be swapped in later",
         }[MarkKind(mark.kind)]
-        try:
-            made_at = datetime.fromisoformat(mark.made_at)
-        except ValueError:
+        until = kept_until(mark, self._request.kept_for)
+        if until is None:
             return Recovered(Outcome.KEPT, what, f"{meaning}; its age cannot be told")
-        if made_at.tzinfo is None:
-            made_at = made_at.replace(tzinfo=UTC)
-        until = made_at + self._request.kept_for
         if self._now() < until:
             return Recovered(Outcome.KEPT, what, f"{meaning}, until {until:%Y-%m-%d %H:%M} UTC")
         days = self._request.kept_for.days

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from django.db import DatabaseError, connections
 
+from ..core import recovery
 from ..core.errors import PgcloneError
 from ..core.locks import is_locked
+from ..core.marks import Mark
 from ..core.names import sanitized
 from ..core.recovery import Outcome, Recovered, RecoveryRequest, clean, recover_databases
 from ..core.server import Server
@@ -68,7 +70,7 @@ def recover_beside(options: Options, *, dry_run: bool) -> Iterator[Recovered]:
         request = RecoveryRequest(
             live=live_name(options.database),
             maintenance=maintenance_params(options.database),
-            kept_for=timedelta(days=settings.temporary_days),
+            kept_for=_kept_for(),
             protected=protected_names(),
             dry_run=dry_run,
             statement_timeout=settings.statement_timeout,
@@ -78,6 +80,16 @@ def recover_beside(options: Options, *, dry_run: bool) -> Iterator[Recovered]:
     except PgcloneError as error:
         what = f'the databases of the alias "{options.database}"'
         yield Recovered(Outcome.FAILED, what, str(error))
+
+
+def kept_until(mark: Mark) -> datetime | None:
+    """When *Clean up* and ``pgclone recover`` drop a held database, or one that was kept after a
+    failed hook; ``None`` for others."""
+    return recovery.kept_until(mark, _kept_for())
+
+
+def _kept_for() -> timedelta:
+    return timedelta(days=settings.temporary_days)
 
 
 def recover_stored(

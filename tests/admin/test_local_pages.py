@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import html
 import re
+from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -13,6 +14,7 @@ from django.test import Client, override_settings
 from django.urls import reverse
 
 from pgclone_admin import runner
+from pgclone_admin.admin import formats
 from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.models import Kind, RestoreRun
@@ -218,6 +220,29 @@ def test_who_swaps_a_held_restore_in_decides_on_the_way_back_and_on_hooks(pages,
         assert runner.run_restore(run) == "succeeded"
     assert pages.site.server.oid(f"{pages.site.name}__pre") == was_live
     assert pages.site.run("SELECT word FROM after_the_swap") == [("it's on",)]
+
+
+def test_until_when_a_held_restore_is_kept_is_told_where_it_is_held_and_dropped(pages, held):
+    dump = pages.made_dump()
+    client = pages.superuser()
+    made = held.mark.made
+    with override_settings(PGCLONE_TEMPORARY_DAYS=3):
+        until = formats.absolute(made + timedelta(days=3))
+        for address in (
+            reverse(LIST),
+            reverse("admin:pgclone_admin_localdatabase_change", args=[held.pk]),
+            url_of("swap", held),
+        ):
+            assert f"ept until {until}, then dropped" in client.get(address).content.decode()
+        restore = reverse("admin:pgclone_admin_dump_restore", args=[dump.pk])
+        looked = {"looked": 1, "database": "default", "what": "hold"}
+        text = client.get(restore, looked).content.decode()
+        assert "Build it and hold it for 3 days" in text
+        assert "not been swapped in after 3 days, the next “Clean up” drops it" in text
+        runs = client.get(reverse("admin:pgclone_admin_restorerun_changelist")).content.decode()
+        assert "once it is older than 3 days" in runs
+    copy_of_it = reverse("admin:pgclone_admin_localdatabase_change", args=[reverted(pages).pk])
+    assert "ept until" not in client.get(copy_of_it).content.decode()
 
 
 def test_a_held_restore_of_a_local_copy_keeps_what_it_replaces(pages):
