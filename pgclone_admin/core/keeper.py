@@ -31,6 +31,10 @@ HELD_AT_MOST = 500
 wait in one attempt, whatever has changed and however many tables there are. The rename comes on
 top."""
 
+HELD_IN_THE_END = 2_000
+"""The same in the second half of the time for attempts, if there was not enough of it before: some
+tables are so large that looking through them takes longer, and a restore would be thrown away."""
+
 FEW_CHANGES = 1_000
 """Rows that are brought over fast enough for writers to wait for it."""
 
@@ -84,6 +88,7 @@ class Keeper:
         self._held_since = 0.0
         self.gives_up_at = math.inf
         """When (of the monotonic clock) there are to be no more attempts."""
+        self._was_too_slow = False
         self.seconds = 0.0
         """How long writers to kept tables had to wait in the last attempt, at most."""
 
@@ -129,7 +134,7 @@ class Keeper:
             try:
                 with self._carrier.opened(temporary):
                     self._prepare_to_lock(live)
-                    until = time.monotonic() + HELD_AT_MOST / 1000
+                    until = time.monotonic() + self._may_hold / 1000
                     self._held_since = time.monotonic()
                     self._lock(live)
                     self._check_again(live)
@@ -157,10 +162,17 @@ class Keeper:
 
     @property
     def left(self) -> int:
-        """Milliseconds of this attempt that are left of :data:`HELD_AT_MOST`."""
+        """Milliseconds of this attempt for which writers may still wait."""
         if self._session is None:
             return HELD_AT_MOST
-        return round(HELD_AT_MOST - (time.monotonic() - self._held_since) * 1000)
+        return round(self._may_hold - (time.monotonic() - self._held_since) * 1000)
+
+    @property
+    def _may_hold(self) -> int:
+        """Milliseconds for which writers may wait in an attempt."""
+        left = self.gives_up_at - time.monotonic()
+        is_near_the_end = left < self._patience / 2000
+        return HELD_IN_THE_END if self._was_too_slow and is_near_the_end else HELD_AT_MOST
 
     def is_alive(self) -> bool:
         """Whether the session, and with it the locks, has been there all the time."""
@@ -283,6 +295,7 @@ class Keeper:
     def _recover(self, error: psycopg2.Error | TooSlow) -> None:
         """Prepares another attempt; raises what the first one came to."""
         if isinstance(error, TooSlow):
+            self._was_too_slow = True
             self._reporter.note("too much has changed; bringing it over before the next attempt")
             self._again()
             raise _too_fast() from error
@@ -338,7 +351,7 @@ class Keeper:
 def _too_fast() -> TooBusy:
     return TooBusy(
         "the kept tables change too fast, or are too large, for their last changes to be brought "
-        f"over in {HELD_AT_MOST / 1000:g} seconds",
+        f"over in {HELD_IN_THE_END / 1000:g} seconds",
         hint="The live database is as it was. Try again when fewer are at work, or give "
         "PGCLONE_SWAP_TIMEOUT more seconds. Each kept table is looked through while writers wait: "
         "delete what nobody needs, as with manage.py clearsessions.",

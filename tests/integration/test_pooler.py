@@ -13,6 +13,7 @@ from pgclone_admin.core.copy import copy_database
 from pgclone_admin.core.errors import PreflightError
 from pgclone_admin.core.kept import Keeping, KeptName
 from pgclone_admin.core.locks import is_locked, take_lock
+from pgclone_admin.core.names import TableName
 from pgclone_admin.core.pooler import check_sessions_last
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.core.server import Server
@@ -24,7 +25,7 @@ from .operations import connected, label, labelled, mark, restore, take, unchang
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
 
-KEEPING = Keeping(tables=[KeptName(name='"kept"')])
+KEEPING = Keeping(tables=[KeptName(table=TableName("public", "kept"))])
 
 
 @pytest.fixture
