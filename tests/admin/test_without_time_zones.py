@@ -31,7 +31,8 @@ def site_without_zones(pages):
         drill = requests.request_drill(Actor.system("a test"), dump)
         assert run_restore(drill) == Status.SUCCEEDED
         pages.run(status=Status.RUNNING, started_at=timezone.now() - timedelta(hours=1))
-        marked(pages, "pre")
+        for kind in ("pre", "held"):
+            marked(pages, kind)
         yield pages
         connections.close_all()
 
@@ -40,7 +41,9 @@ def addresses():
     for model, rows, names in (
         ("dump", Dump.objects.all(), ["change", "restore", "delete", "progress", "log"]),
         ("restorerun", RestoreRun.objects.all(), ["change", "progress", "log"]),
-        ("localdatabase", local_databases(), ["change", "restore", "drop"]),
+        ("localdatabase", local_databases(), ["change", "drop"]),
+        ("localdatabase", local_databases().filter(name__endswith="pre"), ["restore"]),
+        ("localdatabase", local_databases().filter(name__endswith="held"), ["swap"]),
     ):
         yield reverse(f"admin:pgclone_admin_{model}_changelist")
         for row in rows:
@@ -59,7 +62,7 @@ def test_every_page_is_shown(site_without_zones):
 def test_what_was_just_made_is_of_now_in_the_zone_of_the_site(site_without_zones):
     client = site_without_zones.superuser()
     dump = Dump.objects.get()
-    for model, row in (("localdatabase", local_databases().get()), ("dump", dump)):
+    for model, row in (("localdatabase", local_databases().first()), ("dump", dump)):
         address = reverse(f"admin:pgclone_admin_{model}_change", args=[row.pk])
         text = client.get(address).content.decode()
         told = re.search(r'title="([^"]*)">just now', text)
