@@ -127,7 +127,7 @@ class Carrier:
                 state = self._look(there)
                 self._copy_all(there, here)
                 self._finish(here, state)
-            self._remember(past, state)
+            self._remember(there, past, state)
         with temporary.cursor() as here:
             here.execute(sql.SQL("ANALYZE {}").format(names_of_tables(self.tables)))
         temporary.commit()
@@ -171,7 +171,7 @@ class Carrier:
                 raise
             # Only now: had the transaction failed, the next one would have had to begin where it
             # did.
-            self._remember(past, state)
+            self._remember(there, past, state)
         return changed
 
     def _left(self) -> int:
@@ -212,15 +212,20 @@ class Carrier:
             horizon, tuple(files), exported, [(last, called) for last, called in sequences]
         )
 
-    def _remember(self, past: Connection, state: _State) -> None:
-        """Has ``past`` see from now on what was seen when ``state`` was."""
+    def _remember(self, there: Any, past: Connection, state: _State) -> None:
+        """Has ``past`` see from now on what ``there`` saw when ``state`` was."""
         self._state = None
         with past.cursor() as then:
-            then.execute(
-                "ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;"
-                " SET TRANSACTION SNAPSHOT %s; SAVEPOINT pgclone_looking_back",
-                [state.snapshot],
-            )
+            try:
+                then.execute(
+                    "ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;"
+                    " SET TRANSACTION SNAPSHOT %s; SAVEPOINT pgclone_looking_back",
+                    [state.snapshot],
+                )
+            except psycopg2.Error:
+                # A snapshot goes with the session that has it: then that is what has happened.
+                there.execute("SELECT 1")
+                raise
         self._state = state
 
     def _forget_look(self, past: Connection) -> None:
