@@ -29,7 +29,7 @@ from .local_form import id_of
 from .restore_source import CONFIG
 from .shared import BaseAdmin, link_to, require, tell
 
-PAGE = "pgclone_admin_configuration_restore"
+PAGE = "pgclone_admin_configuration_to_restore"
 
 
 def may_restore(request: HttpRequest) -> bool:
@@ -68,7 +68,8 @@ class ConfigurationRestores(BaseAdmin):
                 page = _page_of(config)
         except PgcloneError as error:
             tell(request, error)
-            page = link_to("pgclone_admin_configuration_changelist")
+            sees_them = self.has_view_permission(request)
+            page = link_to("pgclone_admin_configuration_changelist") if sees_them else None
         return HttpResponseRedirect(page or link_to("index") or "/")
 
 

@@ -164,13 +164,14 @@ PAGES: dict[str, Page] = {
         changes=True,
         may_post=("change_configuration",),
     ),
+    "configuration to_restore": Page(RESTORE, 302, 405),
     "configuration history": Page(SEE_CONFIGURATIONS, 200, 200, configuration),
     "configuration delete": Page(
         ("delete_configuration",), 200, 302, configuration, {"post": "yes"}, changes=True
     ),
 }
 
-WITHOUT_ROW = {"changelist", "add", "create", "import", "refresh", "copy", "clean_up"}
+WITHOUT_ROW = {"changelist", "add", "create", "import", "refresh", "copy", "clean_up", "to_restore"}
 
 ACTIONS: dict[str, tuple[Sequence[str], Row]] = {
     "dump verify_selected": (DUMP, good_dump),

@@ -27,7 +27,7 @@ LOCAL = {
     "reversible": True,
 }
 CHANGELIST = "admin:pgclone_admin_configuration_changelist"
-LEAD = "admin:pgclone_admin_configuration_restore"
+LEAD = "admin:pgclone_admin_configuration_to_restore"
 
 
 @pytest.fixture(autouse=True)
