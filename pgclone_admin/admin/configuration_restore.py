@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path
 from django.utils.html import format_html
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_safe
 
 from ..core.errors import DumpNotFound, PgcloneError
@@ -25,6 +26,7 @@ from ..services.keys import resolve_key
 from ..services.local_databases import local_databases
 from ..services.restores import wanted_key
 from ..store import DumpStore
+from . import formats
 from .local_form import id_of
 from .restore_source import CONFIG
 from .shared import BaseAdmin, link_to, require, tell
@@ -54,10 +56,14 @@ class ConfigurationRestores(BaseAdmin):
         listed = super().get_list_display(request)
         return [*listed, "restore_cell"] if may_restore(request) else listed
 
-    @admin.display(description="")
+    @admin.display(description=gettext_lazy("actions"))
     def restore_cell(self, row: Configuration) -> str:
         url = restore_link(row.name) if row.dump_key else None
-        return "" if url is None else format_html('<a href="{}">{}</a>', url, _("Restore…"))
+        return (
+            formats.NOTHING
+            if url is None
+            else format_html('<a href="{}">{}</a>', url, _("Restore…"))
+        )
 
     def restore_view(self, request: HttpRequest) -> HttpResponse:
         """Leads to the page of a restore of what the ``dump_key`` of a configuration means now."""

@@ -33,7 +33,7 @@ from ..settings import settings
 from . import formats
 from .hook_form import usual_hooks
 from .local_form import CopyForm, facts_of
-from .plan_view import dropped_copies, lost_copies, migration_facts, way_back
+from .plan_view import dropped_copies, lacking_migrations, lost_copies, way_back
 from .restore import Outlooks, RestorePages, status_of
 from .restore_form import ConfirmForm, SwapForm
 from .restore_source import Source, Usual, choices_of_configurations
@@ -272,7 +272,7 @@ class LocalPages(RestorePages):
             live=asked.live,
             plan=asked.plan,
             dropped=dropped_copies(asked.plan) if asked.plan and asked.plan.dropped else "",
-            migrations=list(migration_facts(asked.plan)) if asked.plan else [],
+            migrations=list(lacking_migrations(asked.plan)) if asked.plan else [],
             back=way_back(asked.plan) if asked.plan and ":undo" in asked.plan.keeps else "",
             lost=lost_copies(asked.plan) if asked.plan else "",
             form=asked.form,

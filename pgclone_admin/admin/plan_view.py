@@ -8,6 +8,7 @@ from typing import Any
 
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.text import get_text_list
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
@@ -172,7 +173,7 @@ def lost_copies(plan: Plan) -> str:
     if not plan.drops:
         return ""
     return _("What is in %(keys)s now is gone for good then, whatever was kept there.") % {
-        "keys": ", ".join(plan.drops)
+        "keys": get_text_list(plan.drops, _("and"))
     }
 
 
@@ -212,6 +213,12 @@ def migration_facts(plan: Plan) -> Iterator[Fact]:
             str(len(plan.unknown_migrations)),
             plan.unknown_migrations,
         )
+
+
+def lacking_migrations(plan: Plan) -> Iterator[Fact]:
+    """The same where no hook can run any more: nothing unless something is lacking or unknown."""
+    if plan.missing_migrations or plan.unknown_migrations:
+        yield from migration_facts(plan)
 
 
 def _space(plan: Plan) -> Fact:
