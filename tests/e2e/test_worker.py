@@ -202,7 +202,8 @@ def test_f43_a_run_whose_worker_is_killed_is_lost_and_cleaned_up(office):
         os.kill(worker_of(run), signal.SIGKILL)
         # The worker that takes its place finds it.
         assert ended(run).status == Status.LOST
-        assert run.error == "the worker did not finish it: its process is gone"
+        assert run.error == "the worker did not finish it: its process is gone, before its swap"
+        assert run.hint.startswith("The live database was not replaced.")
         eventually(lambda: f"{office.name}__temp" not in office.server.databases())
         # The task is delivered again, and finds nothing to do.
         eventually(lambda: Task.objects.filter(name=f"restorerun {run.pk}").exists(), 45)
