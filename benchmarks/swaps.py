@@ -15,7 +15,7 @@ import psycopg2
 import psycopg2.extensions
 
 from pgclone_admin.core.connection import ConnectionParams
-from pgclone_admin.core.marks import Mark
+from pgclone_admin.core.marks import Mark, MarkKind
 from pgclone_admin.core.names import derived_name
 from pgclone_admin.core.own_databases import create_like, drop_marked
 from pgclone_admin.core.server import Server
@@ -169,7 +169,7 @@ def _connect(server: BenchmarkServer) -> psycopg2.extensions.connection:
 def _temporary(params: ConnectionParams, schema: str) -> str:
     name = derived_name(LIVE, "temp")
     with Server.connected(params) as server:
-        mark = Mark.new(name=name, kind="temporary", of=LIVE)
+        mark = Mark.new(name=name, kind=MarkKind.TEMPORARY, of=LIVE)
         create_like(server, server.existing(LIVE), mark)
     with params.with_dbname(name).session() as connection, connection.cursor() as cursor:
         cursor.execute(schema)
