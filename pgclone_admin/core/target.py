@@ -229,6 +229,7 @@ class Target:
         is what :meth:`keep_definitions` has returned.
         """
         request, server, names = self.request, self.server, self.names
+        check_lock(server)
         self.check_carried(live, temporary)
         becomes = parked_as if request.reversible or parked_as is MarkKind.UNDO else ""
         post = 0

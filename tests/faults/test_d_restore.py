@@ -506,10 +506,13 @@ SWAPPING = textwrap.dedent(
     from pgclone_admin.core.marks import Mark
     from pgclone_admin.core.server import Server
     from pgclone_admin.core.progress import SilentReporter
+    from pgclone_admin.core import swap as swap_module
     from pgclone_admin.core.swap import SwapRequest, swap
 
     params = ConnectionParams(**json.loads(sys.stdin.readline()))
-    live, spare = sys.argv[1:]
+    live, spare, *others = sys.argv[1:]
+    if others:  # those that come after the look at who cannot be ended
+        swap_module.check_sessions_can_be_ended = lambda *_args: None
     with Server.connected(params) as server:
         parked = Mark.new(name=live + "__swap", kind="parked", of=live)
         unparked = Mark.new(name=spare, kind="temporary", of=live)
@@ -530,9 +533,9 @@ SWAPPING = textwrap.dedent(
 """Swaps two databases to and fro until it is killed."""
 
 
-def swapping(site, spare):
+def swapping(site, spare, *others):
     process = subprocess.Popen(
-        [sys.executable, "-c", SWAPPING, site.name, spare],
+        [sys.executable, "-c", SWAPPING, site.name, spare, *others],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -594,7 +597,7 @@ def test_f30_killed_while_the_rename_waits_the_old_database_is_live_and_open(mak
         " AND mode = 'AccessExclusiveLock' AND granted"
     )
     with unchanged_oids(site.server), site.server.held_session(site.name, user="other"):
-        process = swapping(site, made.name)
+        process = swapping(site, made.name, "comes late")
         wait_until(lambda: site.server.admin(holds_lock, (site.oid,)))
         ended(process)
         with within(10):  # as long as the server takes to give up the rename
