@@ -115,6 +115,8 @@ class _Examiner:
         self._asked = examination
         self._live = server.database(examination.live)
         self._names = RestoreNames(examination.live)
+        self._can_connect = False
+        """Whether the live database is there and lets this role in; told once."""
 
     def all(self) -> Iterator[Finding]:
         steps: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
@@ -146,7 +148,7 @@ class _Examiner:
             )
             return
         with self._server.params.with_dbname(self._live.name).session():
-            pass
+            self._can_connect = True
         yield fine(
             "database",
             f'"{self._live.name}" of the role "{self._live.owner}" can be connected to',
@@ -249,14 +251,14 @@ class _Examiner:
         yield fine("proof", found)
 
     def _kept(self) -> Iterator[Finding]:
-        if self._live is None:
+        if self._live is None or not self._can_connect:
             return
         tables = kept_in_live(self._server, self._live, self._asked.keeping())
         names = ", ".join(sorted(str(table.name) for table in tables))
         yield fine("kept tables", names or "no tables are kept")
 
     def _owners(self) -> Iterator[Finding]:
-        if self._live is None:
+        if self._live is None or not self._can_connect:
             return
         with (
             self._server.params.with_dbname(self._live.name).session() as connection,
