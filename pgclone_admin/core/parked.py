@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from .errors import DatabaseProtected
 from .marks import NEW_DATABASE_NAME, Database, MarkKind
 from .own_databases import drop_marked, drop_older, mark_and_rename, require_mark
 from .preflight import RestoreNames
@@ -21,23 +22,36 @@ def settle_parked(server: Server, names: RestoreNames) -> None:
     The parked database becomes what its mark says, and the copy ``:post``. An older ``:pre`` and
     ``:post`` are of another restore, and never stay beside what a newer one has put in place. May
     be ended at any moment and done again.
+
+    :class:`DatabaseProtected` when another site has one of these names by now: its database stays,
+    and all else is done.
     """
     parked = server.database(names.parked)
     if parked is None:
         return
     mark = require_mark(parked)
     name = last_name(names, mark.becomes)
+    refusal: DatabaseProtected | None = None
     if mark.becomes == MarkKind.PRE:
-        _settle_copy(server, mark.copy, names)
+        try:
+            _settle_copy(server, mark.copy, names)
+        except DatabaseProtected as error:
+            refusal = error
+            _drop_copy(server, mark.copy)
     elif name is None:
         for older in replaced_by_swap(names, mark.becomes):
-            drop_older(server, older, live=names.live)
+            try:
+                drop_older(server, older, live=names.live)
+            except DatabaseProtected as error:
+                refusal = error
     # Last, as its mark tells that all this is still to be done.
     if name is None:
         drop_marked(server, parked.name)
     else:
         settled = replace(mark, name=name, kind=mark.becomes, becomes="", copy=0)
         mark_and_rename(server, parked.name, settled)
+    if refusal is not None:
+        raise refusal
 
 
 def last_name(names: RestoreNames, becomes: str) -> str | None:
@@ -58,8 +72,18 @@ def copies_to_settle(databases: Iterable[Database]) -> set[int]:
     return {mark.copy for mark in marks if mark is not None and mark.kind == MarkKind.PARKED}
 
 
+def _copy(server: Server, oid: int) -> Database | None:
+    return next((database for database in server.databases() if database.oid == oid), None)
+
+
+def _drop_copy(server: Server, oid: int) -> None:
+    copy = _copy(server, oid)
+    if copy is not None and NEW_DATABASE_NAME.fullmatch(copy.name):
+        drop_marked(server, copy.name)
+
+
 def _settle_copy(server: Server, oid: int, names: RestoreNames) -> None:
-    copy = next((database for database in server.databases() if database.oid == oid), None)
+    copy = _copy(server, oid)
     if copy is not None and copy.name == names.post:
         return
     # What takes long comes first: the copy would be lost if its renaming were interrupted.

@@ -361,7 +361,7 @@ def test_a_drill_proves_the_restore_that_would_be_made(office):
 
 
 def test_nothing_to_restore_is_said(office):
-    with pytest.raises(UsageError, match="what to restore"):
+    with pytest.raises(UsageError, match="no dump was named"):
         requests.request_restore(SYSTEM, HERE, variant=Variant())
 
 

@@ -22,6 +22,7 @@ from pgclone_admin.core.errors import (
     DatabaseProtected,
     Interrupted,
     PgcloneError,
+    Stalled,
     StorageError,
     TimedOut,
 )
@@ -121,7 +122,7 @@ def test_f07_a_run_whose_storage_never_returns_ends_and_frees_the_next_one(
     settings.PGCLONE_STALL_TIMEOUT = stall_timeout
     faulty.stall_at = 1000
     dump = asked_dump()
-    with pytest.raises(TimedOut):
+    with pytest.raises((Stalled, TimedOut)):
         runner.run_dump(dump, time_limit=time_limit)
     dump.refresh_from_db()
     assert (dump.status, dump.error_code) == (Status.FAILED, code)
