@@ -186,9 +186,7 @@ def make_plan(
             source = server.existing(local_source(key, request.live))
             plan.restored_size = server.sizes(source.oid).get(source.oid)
             plan.taken_from = "a database of the same server"
-            _compare_migrations(
-                plan, applied_in(server, source), "it", is_beside=bool(names.beside)
-            )
+            _compare_migrations(plan, request, server, applied_in(server, source), "it")
         else:
             _examine_dump(plan, request, key, store, server, owner=model.owner)
         _add_up(plan, request, key, server, names)
@@ -221,7 +219,7 @@ def plan_swap(
     _look_at_kept_tables(plan, request, server, live)
     _foretell_copies(plan, source, server, names, reversible=request.reversible)
     if held is not None:
-        _compare_migrations(plan, applied_in(server, held), "it")
+        _compare_migrations(plan, request, server, applied_in(server, held), "it")
     if held is not None and request.reversible and not is_undo:
         try:
             check_room_for_copy(server, names, held.name, ":post", request.most_bytes)
@@ -344,8 +342,7 @@ def _examine_dump(
     plan.collect(ArchiveChecks(server, contents, manifest, program).all())
     if manifest is not None:
         plan.restored_size = manifest.source_size
-        is_beside = request.beside is not None
-        _compare_migrations(plan, manifest.migrations, "the dump", is_beside=is_beside)
+        _compare_migrations(plan, request, server, manifest.migrations, "the dump")
 
 
 def read_contents(store: DumpStore, key: DumpKey) -> Contents | None:
@@ -355,13 +352,26 @@ def read_contents(store: DumpStore, key: DumpKey) -> Contents | None:
 
 
 def _compare_migrations(
-    plan: Plan, applied: Collection[Migration] | None, what: str, *, is_beside: bool = False
+    plan: Plan,
+    request: RestoreRequest,
+    server: Server,
+    applied: Collection[Migration] | None,
+    what: str,
 ) -> None:
-    """``what`` has these migrations; what is made beside the live database may be as it is."""
+    """``what`` has these migrations; what is made beside the live database may be as it is.
+
+    Those of apps whose tables are kept are in the end as they are in the live database.
+    """
     if applied is None:
         return
+    apps = request.keeping.apps
+    live = server.database(request.live) if plan.replaces and apps else None
+    if live is not None:
+        ours = applied_in(server, live) or ()
+        applied = {m for m in applied if m[0] not in apps} | {m for m in ours if m[0] in apps}
     state = MigrationState.of(applied)
     plan.missing_migrations, plan.unknown_migrations = state.missing, state.unknown
     if plan.runs_migrations:
         plan.migrations = state.missing
+    is_beside = request.beside is not None
     plan.warnings += state.warnings(what, migrates=plan.runs_migrations or is_beside)

@@ -267,10 +267,11 @@ def _prepare(options: Options, variant: Variant, *, note: Note) -> _Prepared:
     hooks, post_swap_hooks = ready_hooks(options)
     swaps = variant.beside is None and not variant.hold and not variant.drill
     store = DumpStore(options.storage_location, note)
-    request = _request(options, variant)
+    # First what can be refused without the server.
+    resolved = resolve_key(wanted_key(options), store)
     return _Prepared(
-        request,
-        resolve_key(wanted_key(options), store),
+        _request(options, variant),
+        resolved,
         store,
         hooks,
         post_swap_hooks if swaps else [],

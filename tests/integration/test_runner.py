@@ -819,6 +819,8 @@ def test_without_the_database_a_command_fails_as_ever(office):
 def test_a_row_of_another_restore_does_not_stop_a_command(office):
     key = commanded(office, "dump").ok().lines[0]
     running(office, of_another_machine(), kind=Kind.RESTORE)
+    ((identifier,),) = office.server.admin("SELECT system_identifier FROM pg_control_system()")
+    RestoreRun.objects.update(system_identifier=identifier)
     commanded(office, "restore", key, "--pre-swap-hook").ok()
     assert RestoreRun.objects.count() == 1
 

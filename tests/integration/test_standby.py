@@ -121,7 +121,7 @@ def test_what_is_dropped_ends_the_sessions_on_a_standby_by_itself(site, standby,
 def test_sessions_on_a_standby_in_databases_are_ended(site, standby, key, reader):
     databases = both(site, standby)
     plan = site.pgclone("restore", key, "-r", "--plan", "--json", database=databases).ok().json()
-    assert plan["warnings"] == []
+    assert "replicates" not in " ".join(plan["warnings"])
 
     done = site.pgclone("restore", key, "--reversible", database=databases).ok()
 
