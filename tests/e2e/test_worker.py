@@ -11,7 +11,7 @@ import psutil
 import psycopg2
 import pytest
 from django.contrib.auth.models import User
-from django.db import DatabaseError, connections
+from django.db import Error, connections
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -35,7 +35,7 @@ def eventually(condition, seconds=20.0):
     until = time.monotonic() + seconds
     while True:
         # Who is connected during a swap is sent away once.
-        with contextlib.suppress(psycopg2.OperationalError, DatabaseError):
+        with contextlib.suppress(psycopg2.OperationalError, Error):
             if found := condition():
                 return found
         connections.close_all()
