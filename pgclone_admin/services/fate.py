@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..core.errors import PgcloneError
 from ..core.locks import is_locked
 from ..core.progress import Phase
+from ..core.refusals import refusing
 from ..core.server import Server
 from ..databases import live_name, maintenance_params
 from ..hooks.running import ENDED
@@ -38,7 +39,7 @@ def fate_of(run: Run) -> Fate:
         live = live_name(run.database)
         if run.target != live:
             return Fate()
-        with Server.connected(maintenance_params(run.database)) as server:
+        with refusing(), Server.connected(maintenance_params(run.database)) as server:
             if server.system_identifier != run.system_identifier or is_locked(server, live):
                 return Fate()
             present = server.database(live)
