@@ -66,9 +66,13 @@ class MigrationState:
         return told
 
 
-def check_migrations(manifest: Manifest) -> list[str]:
-    """What a person should know of those of a dump, whichever hooks run on it."""
-    state = MigrationState.of(manifest.migrations or ())
+def check_migrations(manifest: Manifest, *, kept_apps: Collection[str] = ()) -> list[str]:
+    """What a person should know of those of a dump, whichever hooks run on it.
+
+    Those of ``kept_apps`` are not restored: they stay as they are in the live database.
+    """
+    applied = [(app, name) for app, name in manifest.migrations or () if app not in kept_apps]
+    state = MigrationState.of(applied)
     return state.warnings("the dump", migrates=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import psycopg2
@@ -128,6 +129,7 @@ def restore(
 
     close_connections(request.live)
     key = prepared.resolved.key
+    kept_apps = request.keeping.apps if request.beside is None else ()
     if isinstance(key, LocalKey):
         result = restore_local(request, key, reporter, pre_swap_hooks=pre_swap_hooks)
     else:
@@ -137,7 +139,7 @@ def restore(
             prepared.store,
             reporter,
             pre_swap_hooks=pre_swap_hooks,
-            check_manifest=check_migrations,
+            check_manifest=partial(check_migrations, kept_apps=kept_apps),
         )
     if result.database == request.live:
         results += _run_post_swap_hooks(prepared.post_swap_hooks, options, request.live, reporter)

@@ -129,6 +129,23 @@ def test_a_plan_names_migrations_that_this_code_does_not_know(project):
     assert warned.count(told) == 1
 
 
+def test_migrations_of_an_app_whose_tables_are_kept_are_told_of_by_neither_plan_nor_restore(
+    project,
+):
+    project.run(
+        "INSERT INTO django_migrations (app, name, applied) VALUES ('people', '0099_newer', now())"
+    )
+    key = project.pgclone("dump").ok().lines[0]
+    project.run("DELETE FROM django_migrations WHERE name = '0099_newer'")
+    project.settings["PGCLONE_KEEP_APPS"] = ["people"]
+
+    plan = planned(project, key)
+    said = project.pgclone("restore", key).ok().stderr
+
+    assert plan["unknown_migrations"] == []
+    assert "does not know" not in said
+
+
 def test_a_restore_warns_of_what_its_plan_warns_of_before_it_loads_anything(project):
     project.server.run("CREATE PUBLICATION everything FOR ALL TABLES", project.name)
     key = project.pgclone("dump").ok().lines[0]
