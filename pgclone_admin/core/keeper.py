@@ -351,7 +351,7 @@ class Keeper:
 def _too_fast() -> TooBusy:
     return TooBusy(
         "the kept tables change too fast, or are too large, for their last changes to be brought "
-        f"over in {HELD_IN_THE_END / 1000:g} seconds",
+        "over in the time there is",
         hint="The live database is as it was. Try again when fewer are at work, or give "
         "PGCLONE_SWAP_TIMEOUT more seconds. Each kept table is looked through while writers wait: "
         "delete what nobody needs, as with manage.py clearsessions.",
