@@ -160,7 +160,7 @@ class LocalPages(RestorePages):
         return self.error_page(
             request,
             "unreachable.html",
-            title=_("Local databases"),
+            title=_("Cannot be shown now"),
             error=error,
             servers=[(alias, f"{address}?{urlencode({SERVER: alias})}") for alias in aliases]
             if len(aliases) > 1
