@@ -270,6 +270,7 @@ def _prepare(options: Options, variant: Variant, *, note: Note) -> _Prepared:
     swaps = variant.beside is None and not variant.hold and not variant.drill
     store = DumpStore(options.storage_location, note)
     # First what can be refused without the server.
+    live_name(options.database)
     resolved = resolve_key(wanted_key(options), store)
     return _Prepared(
         _request(options, variant),
