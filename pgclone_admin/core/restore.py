@@ -23,6 +23,7 @@ from .errors import (
     PgcloneError,
     ProcessFailed,
     RestoreFailed,
+    TooBusy,
     UnknownDatabase,
 )
 from .judge import LoadReport
@@ -73,7 +74,7 @@ def restore_dump(
 
     The live database is not touched before the swap: after any error, and after the death of this
     process, it is what it was. What this run has made is dropped, except the temporary database
-    after a failed hook.
+    after a failed hook, and what was only too busy to be swapped, which is held then.
 
     Raises what ``source``, the hooks and ``reporter`` raise, what :func:`swap` raises, and:
     :class:`PreflightError` for what is in the way before anything is made, among it
@@ -234,7 +235,14 @@ def _restore(
             if request.hold:
                 target.set_aside(temporary, names.held, MarkKind.HELD)
                 return RestoreResult(names.held, None, report)
-            swapped = target.take_over(live, temporary, source, parked_as=parked_as, agreed=agreed)
+            try:
+                swapped = target.take_over(
+                    live, temporary, source, parked_as=parked_as, agreed=agreed
+                )
+            except TooBusy as busy:
+                if request.keep_failed:
+                    target.hold_for_later(temporary, busy)
+                raise
             return RestoreResult(names.live, swapped, report)
 
 

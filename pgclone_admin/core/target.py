@@ -11,7 +11,14 @@ import psycopg2
 
 from .connection import ConnectionParams
 from .copy import copy_database, load_from_database
-from .errors import INTERRUPTIONS, Conflict, HookFailed, PgcloneError
+from .errors import (
+    INTERRUPTIONS,
+    Conflict,
+    DatabaseProtected,
+    HookFailed,
+    PgcloneError,
+    TooBusy,
+)
 from .judge import LoadReport, Tolerated
 from .kept import Keeping
 from .kept_definitions import Agreed, put_definitions
@@ -20,6 +27,7 @@ from .locks import check_lock, take_lock
 from .marks import Database, Mark, MarkKind, new_database_name, set_comment
 from .names import LocalKey, TableName
 from .own_databases import (
+    check_target,
     clean_up,
     drop_marked,
     dropped_on_error,
@@ -52,7 +60,8 @@ class RestoreRequest:
     drill: bool = False
     """Drops the result, after the hooks: the proof that it can be made."""
     keep_failed: bool = True
-    """Whether a database stays for a look at it when a hook has failed on it."""
+    """Whether a database stays for a look at it when a hook has failed on it, and for another try
+    when the site was too busy for the swap."""
     confirmed_oid: int | None = None
     """The database that somebody has confirmed to be replaced."""
     system_identifier: str = ""
@@ -213,6 +222,28 @@ class Target:
         """Keeps a finished database under another name instead of swapping it in."""
         mark = replace(require_mark(temporary), name=name, kind=kind)
         mark_and_rename(self.server, temporary.name, mark, replaces=self.checks.replaces(name))
+
+    def hold_for_later(self, temporary: Database, busy: TooBusy) -> None:
+        """Keeps as held what is finished, but could not be swapped in: hours of work.
+
+        What is held already stays, and this one is left where it is. Nothing is raised.
+        """
+
+        def hold(server: Server, name: str) -> None:
+            names = self.names
+            protected = self.request.protected | {names.live}
+            try:
+                check_target(server, names.held, protected, live=names.live, kinds=())
+            except DatabaseProtected:
+                return
+            mark = replace(require_mark(temporary), name=names.held, kind=MarkKind.HELD)
+            mark_and_rename(server, name, mark, replaces=())
+            told = "What was restored is held: swap it in later, with: pgclone swap"
+            if self.request.reversible:
+                told += " --reversible"
+            busy.hint = f"{busy.hint} {told}" if busy.hint else told
+
+        clean_up(self.server, temporary, busy, hold)
 
     def take_over(
         self,

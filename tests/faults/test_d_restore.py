@@ -649,7 +649,8 @@ def test_f31_a_superuser_session_that_comes_later_stops_the_swap_and_ends_nobody
         def hook(_temporary):
             stack.enter_context(site.server.held_session(site.name, user="postgres"))
 
-        with unchanged(site), pytest.raises(TooBusy, match="superuser"):
+        held = derived_name(site.name, "held")
+        with unchanged(site, made=[held]), pytest.raises(TooBusy, match="superuser"):
             restore(site, key, storage_root, hooks=hook)
         with client.cursor() as cursor:
             cursor.execute("SELECT 1")

@@ -54,6 +54,17 @@ def live_unchanged(site):
     assert (site.oid, fingerprint(site.server, site.name), site.database_properties()) == before
 
 
+@contextlib.contextmanager
+def site_at_work(site):
+    """A writer to a kept table that does not end."""
+    with (
+        contextlib.closing(site.server.connect(site.name, "app", autocommit=False)) as writer,
+        writer.cursor() as cursor,
+    ):
+        cursor.execute("INSERT INTO django_session VALUES ('unfinished', '', 'infinity')")
+        yield
+
+
 def test_a_held_restore_leaves_the_live_database_and_its_sessions_alone(site, key):
     log_in(site, "ada")
     with live_unchanged(site), site.server.held_session(site.name) as session:
@@ -146,13 +157,7 @@ def test_other_restores_leave_what_is_held_alone_and_another_hold_replaces_it(si
 def test_a_swap_that_fails_leaves_it_held(site, key):
     site.pgclone("restore", key, "--hold").ok()
     before = local(site), site.server.oid(held_name(site))
-    # A writer that does not end.
-    with (
-        live_unchanged(site),
-        contextlib.closing(site.server.connect(site.name, "app", autocommit=False)) as writer,
-        writer.cursor() as cursor,
-    ):
-        cursor.execute("INSERT INTO django_session VALUES ('unfinished', '', 'infinity')")
+    with live_unchanged(site), site_at_work(site):
         failed = site.pgclone("swap", "--reversible", settings={"PGCLONE_SWAP_TIMEOUT": 0}).failed()
         assert "error: kept tables could not be locked" in failed.stderr
         assert "public.django_session" in failed.stderr
@@ -162,6 +167,52 @@ def test_a_swap_that_fails_leaves_it_held(site, key):
     assert (local(site), site.server.oid(held_name(site))) == before
     site.pgclone("swap").ok()
     assert site.oid == before[1]
+
+
+def test_what_a_site_was_too_busy_for_is_held_for_another_try(site, key):
+    with live_unchanged(site), site_at_work(site):
+        failed = site.pgclone("restore", key, "-r", settings={"PGCLONE_SWAP_TIMEOUT": 0}).failed()
+    assert "error: kept tables could not be locked" in failed.stderr
+    assert "held: swap it in later, with: pgclone swap --reversible\n" in failed.stderr
+    assert local(site) == {":held": ("held", key)}
+    held = site.server.oid(held_name(site))
+    log_in(site, "ada")
+    site.pgclone("swap", "--reversible").ok()
+    assert site.oid == held
+    assert "later" not in site.people()
+    assert logins(site) == ["ada"]
+    assert set(local(site)) == {":pre", ":post"}
+
+
+def test_an_undo_that_a_site_was_too_busy_for_is_held_and_still_an_undo(site, key):
+    site.pgclone("restore", key, "--reversible").ok()
+    live, people = site.oid, site.people()
+    with site_at_work(site):
+        failed = site.pgclone("restore", ":pre", settings={"PGCLONE_SWAP_TIMEOUT": 0}).failed()
+    assert (site.oid, site.people()) == (live, people)
+    assert "held: swap it in later, with: pgclone swap\n" in failed.stderr
+    assert set(local(site)) == {":pre", ":post", ":held"}
+    site.pgclone("swap").ok()
+    assert site.people()[-1] == "later"
+    assert set(local(site)) == {":pre", ":post", ":undo"}
+
+
+def test_what_a_site_was_too_busy_for_does_not_take_the_place_of_what_is_held(site, key):
+    site.pgclone("restore", key, "--hold").ok()
+    before = local(site), site.server.oid(held_name(site))
+    newer = site.pgclone("dump").ok().lines[0]
+    with live_unchanged(site), site_at_work(site):
+        failed = site.pgclone("restore", newer, settings={"PGCLONE_SWAP_TIMEOUT": 0}).failed()
+    assert "held" not in failed.stderr
+    assert (local(site), site.server.oid(held_name(site))) == before
+
+
+def test_what_a_site_was_too_busy_for_is_dropped_where_nothing_is_to_be_kept(site, key):
+    settings = {"PGCLONE_SWAP_TIMEOUT": 0, "PGCLONE_KEEP_FAILED": False}
+    with live_unchanged(site), site_at_work(site):
+        failed = site.pgclone("restore", key, settings=settings).failed()
+    assert "held" not in failed.stderr
+    assert local(site) == {}
 
 
 def test_what_is_held_is_swapped_and_not_restored(site, key):

@@ -494,7 +494,7 @@ def test_a_reversible_restore_that_does_not_swap_leaves_the_copies_of_the_one_be
     key = take(site, storage_root)
     marker(site, "before")
     restore(site, key, storage_root, reversible=True)
-    pre, post = (derived_name(site.name, role) for role in ("pre", "post"))
+    pre, post, held = (derived_name(site.name, role) for role in ("pre", "post", "held"))
     kept, live = [site.server.oid(pre), site.server.oid(post)], site.oid
 
     def hook(name):
@@ -515,7 +515,7 @@ def test_a_reversible_restore_that_does_not_swap_leaves_the_copies_of_the_one_be
 
     assert site.oid == live
     assert [site.server.oid(pre), site.server.oid(post)] == kept
-    assert kinds(site) == {pre: "pre", post: "post"}
+    assert kinds(site) == {pre: "pre", post: "post", held: "held"}
 
 
 @pytest.mark.parametrize(("old", "new"), [("previous", "pre"), ("current", "post")])
