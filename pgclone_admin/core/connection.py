@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import psycopg2.extensions
 from psycopg2 import sql
 
 from .errors import ConfigurationError, PermissionMissing, ServerUnavailable
-from .temporary import PASSFILE, own_prefix
+from .temporary import PASSFILE, own_prefix, room_for
 
 Connection = psycopg2.extensions.connection
 
@@ -230,14 +230,22 @@ class ConnectionParams:
         if not self.password:
             yield environment
             return
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", prefix=own_prefix(), suffix=PASSFILE
-        ) as passfile:
-            escaped = self.password.replace("\\", "\\\\").replace(":", "\\:")
-            passfile.write(f"*:*:*:*:{escaped}\n")
-            passfile.flush()
-            Path(passfile.name).chmod(0o600)
-            yield {**environment, "PGPASSFILE": passfile.name}
+        with _passfile(self.password) as path:
+            yield {**environment, "PGPASSFILE": path}
+
+
+@contextmanager
+def _passfile(password: str) -> Iterator[str]:
+    escaped = password.replace("\\", "\\\\").replace(":", "\\:")
+    with ExitStack() as stack:
+        with room_for("the file with the password"):
+            # Unbuffered: what found no room would be written once more when the file is closed.
+            file = stack.enter_context(
+                tempfile.NamedTemporaryFile("wb", buffering=0, prefix=own_prefix(), suffix=PASSFILE)
+            )
+            Path(file.name).chmod(0o600)
+            file.write(f"*:*:*:*:{escaped}\n".encode())
+        yield file.name
 
 
 def remove_session_limits(connection: Connection) -> None:

@@ -82,7 +82,10 @@ def load_archive(
     """
     with ExitStack() as stack:
         environment = stack.enter_context(target.child_environment())
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=own_prefix(), suffix=LISTS))
+        with room_for(A_LIST):
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix=own_prefix(), suffix=LISTS)
+            )
         loader = _Loader(
             archive,
             target,

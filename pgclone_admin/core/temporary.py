@@ -35,8 +35,10 @@ def room_for(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # Without a usable one, to ask for it is the error.
+        folder = tempfile.tempdir or "the directory for temporary files"
         raise StorageError(
-            f"{what} cannot be put into {tempfile.gettempdir()}: {error.strerror or error}",
+            f"{what} cannot be put into {folder}: {error.strerror or error}",
             hint="The live database was not touched. Make room there, or name another directory "
             "with TMPDIR.",
         ) from error

@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -280,6 +281,35 @@ def test_f13_a_full_disk_is_said_in_a_sentence_and_is_as_empty_as_before(
     assert "hint: The disk is full. What was written so far has been removed." in done.stderr
     assert [path for path in small_disk.rglob("*") if path.is_file()] == []
     assert shutil.disk_usage(small_disk).used < 100_000
+
+
+def test_f13_a_full_directory_for_temporary_files_is_said_in_a_sentence(
+    site: Site, storage_root: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    with pytest.raises(StorageError, match="No space left on device") as caught:
+        dump(site, DumpStore(str(storage_root)))
+    assert f"the file with the password cannot be put into {small_disk}" in str(caught.value)
+    assert "TMPDIR" in (caught.value.hint or "")
+    assert list(small_disk.iterdir()) == [filler]
+    assert list(storage_root.iterdir()) == []
+
+
+def test_f13_a_machine_without_a_directory_for_temporary_files_is_told_so(
+    site: Site, storage_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = DumpStore(str(storage_root))
+    with monkeypatch.context() as machine:
+        machine.setattr(tempfile, "tempdir", None)
+        machine.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
+        with pytest.raises(StorageError, match="No usable temporary directory found") as caught:
+            dump(site, store)
+    assert "TMPDIR" in (caught.value.hint or "")
+    assert list(storage_root.iterdir()) == []
 
 
 def test_f13_a_storage_that_fails_half_way_keeps_nothing_of_it(
