@@ -160,6 +160,35 @@ def test_no_server_survives_the_test_process(how):
     assert not Path(path).exists()
 
 
+@pytest.mark.slow
+def test_no_command_and_nothing_below_it_survives_the_test_process():
+    script = textwrap.dedent(
+        """
+        import subprocess, time
+        from tests.support.processes import register_group
+        command = subprocess.Popen(
+            ["sh", "-c", "trap '' INT QUIT; sleep 600 & echo $!; wait"],
+            stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )
+        register_group(command.pid)
+        print(command.pid, command.stdout.readline(), flush=True)
+        time.sleep(600)
+        """
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        process.kill()
+        process.wait(timeout=30)
+        assert len(pids) == 2
+        assert all(processes.wait_gone(pid, 15) for pid in pids)
+
+
 # -- databases ------------------------------------------------------------------------------------
 
 

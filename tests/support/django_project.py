@@ -121,6 +121,7 @@ class Running:
 
     def close(self) -> None:
         self.kill()
+        processes.unregister(self.pid)
         self._output.close()
         self._errors.close()
 
@@ -202,6 +203,7 @@ class Manage:
             stderr=errors,
             start_new_session=True,
         )
+        processes.register_group(process.pid)
         running = Running(["manage.py", *args], process, (output, errors))
         self._running.append(running)
         if input is not None:

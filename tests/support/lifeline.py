@@ -4,7 +4,7 @@ It is run by path with a bare interpreter, so it imports the standard library on
 Each line on standard input is JSON:
 
 ``{"add": {"pid": 12, "start": "4711", "path": "/tmp/x"}}`` or ``{"remove": 12}``. Without a
-start there is only the folder to remove.
+start there is only the folder to remove; with a ``"group"`` the process is killed with its group.
 
 End of input means that the writer is gone, whatever killed it: what is still listed is killed,
 unless the pid was given to another process meanwhile, and its folder is removed.
@@ -45,7 +45,7 @@ def main() -> None:
         running = [e for e in entries.values() if e["start"] and start_time(e["pid"]) == e["start"]]
         for entry in running:
             with contextlib.suppress(OSError):
-                os.kill(entry["pid"], sign)
+                (os.killpg if entry.get("group") else os.kill)(entry["pid"], sign)
         until = time.monotonic() + patience
         while time.monotonic() < until and any(start_time(e["pid"]) == e["start"] for e in running):
             time.sleep(0.05)

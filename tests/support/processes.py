@@ -81,6 +81,11 @@ def register(pid: int, name: str, path: Path | None = None) -> None:
     )
 
 
+def register_group(pid: int) -> None:
+    """Have a process and its group ended when this one is gone; the checks look at them still."""
+    _tell_lifeline({"add": {"pid": pid, "start": start_time(pid), "path": "", "group": True}})
+
+
 def register_folder(path: Path) -> None:
     """Have ``path`` removed when this process is gone, whatever ended it."""
     _tell_lifeline({"add": {"pid": str(path), "start": "", "path": str(path)}})
