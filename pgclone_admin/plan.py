@@ -180,7 +180,7 @@ def make_plan(
         _foretell_copies(plan, str(key), server, names, reversible=request.reversible)
         _look_at_kept_tables(plan, request, server, live)
     elif names.beside:
-        plan.lose(gone_after(server, names, [names.beside]))
+        plan.lose(gone_after(server, names, [names.temporary, names.beside]))
     try:
         if isinstance(key, LocalKey):
             source = server.existing(local_source(key, request.live))
@@ -262,7 +262,7 @@ def _foretell_copies(
     """``source`` is the key that is restored, or that what is held was made from."""
     if plan.held:
         # What becomes of the live database is decided when it is swapped in.
-        plan.lose(gone_after(server, names, [names.held]))
+        plan.lose(gone_after(server, names, [names.temporary, names.held]))
         return
     is_local = source.startswith(":")
     if is_local:
@@ -272,7 +272,11 @@ def _foretell_copies(
     elif reversible:
         plan.keeps = [":pre", ":post"]
     parked_as = MarkKind.UNDO if is_local else MarkKind.PRE
-    plan.lose(gone_after(server, names, replaced_by_swap(names, parked_as)))
+    replaced = replaced_by_swap(names, parked_as)
+    if plan.key != ":held":
+        # Of a hook that has failed, kept for a look at it until the next restore.
+        replaced.append(names.temporary)
+    plan.lose(gone_after(server, names, replaced))
 
 
 def _look_at_kept_tables(

@@ -340,6 +340,19 @@ def test_a_plan_tells_which_copies_the_next_ones_take_the_place_of(project):
     assert planned(project, key, "--to", ":look")["drops"] == []
 
 
+def test_a_plan_tells_that_what_a_hook_has_failed_on_is_dropped(project):
+    key = project.pgclone("dump").ok().lines[0]
+    failing = ("--pre-swap-hook", "failing_hook")
+    assert planned(project, key, *failing)["drops"] == []
+    project.pgclone("restore", key, *failing).failed()
+
+    temporary = f":{project.name}__temp"
+    for arguments in ((), ("--hold",), ("--to", ":look"), ("--reversible",)):
+        assert planned(project, key, *arguments)["drops"] == [temporary]
+    project.pgclone("restore", key, "--to", ":look").ok()
+    assert planned(project, key)["drops"] == []
+
+
 @pytest.mark.parametrize(
     "arguments", [["KEY", "--reversible"], ["KEY"], [":pre"], ["KEY", "--hold"]]
 )
