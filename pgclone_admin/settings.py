@@ -137,7 +137,7 @@ class Settings:
     @property
     def keep_failed(self) -> bool:
         """PGCLONE_KEEP_FAILED: whether the temporary database of a restore is kept when a hook has
-        failed, for a look at it, and when the site was too busy for the swap, as held; ``True`` by
+        failed, for a look at it, and when the swap could not be made, as held; ``True`` by
         default."""
         return bool(_get("KEEP_FAILED", True, bool))
 

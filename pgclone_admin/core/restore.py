@@ -20,9 +20,11 @@ from .errors import (
     InvalidName,
     KilledBySignal,
     NoRoom,
+    NotCarried,
     PgcloneError,
     ProcessFailed,
     RestoreFailed,
+    ServerUnavailable,
     TooBusy,
     UnknownDatabase,
 )
@@ -74,7 +76,7 @@ def restore_dump(
 
     The live database is not touched before the swap: after any error, and after the death of this
     process, it is what it was. What this run has made is dropped, except the temporary database
-    after a failed hook, and what was only too busy to be swapped, which is held then.
+    after a failed hook, and what is finished but cannot be swapped in just now, which is held.
 
     Raises what ``source``, the hooks and ``reporter`` raise, what :func:`swap` raises, and:
     :class:`PreflightError` for what is in the way before anything is made, among it
@@ -198,6 +200,9 @@ def local_source(key: LocalKey, live: str) -> str:
     return name
 
 
+NOT_NOW = (TooBusy, ServerUnavailable, NotCarried)
+"""Why a swap fails that can be made later, when fewer are at work, or something was granted."""
+
 Builder = Callable[[Server, Database, Mark], tuple[Database, LoadReport]]
 
 
@@ -239,9 +244,9 @@ def _restore(
                 swapped = target.take_over(
                     live, temporary, source, parked_as=parked_as, agreed=agreed
                 )
-            except TooBusy as busy:
+            except NOT_NOW as error:
                 if request.keep_failed:
-                    target.hold_for_later(temporary, busy)
+                    target.hold_for_later(temporary, error)
                 raise
             return RestoreResult(names.live, swapped, report)
 

@@ -17,7 +17,6 @@ from .errors import (
     DatabaseProtected,
     HookFailed,
     PgcloneError,
-    TooBusy,
 )
 from .judge import LoadReport, Tolerated
 from .kept import Keeping
@@ -61,7 +60,7 @@ class RestoreRequest:
     """Drops the result, after the hooks: the proof that it can be made."""
     keep_failed: bool = True
     """Whether a database stays for a look at it when a hook has failed on it, and for another try
-    when the site was too busy for the swap."""
+    when the swap could not be made."""
     confirmed_oid: int | None = None
     """The database that somebody has confirmed to be replaced."""
     system_identifier: str = ""
@@ -223,7 +222,7 @@ class Target:
         mark = replace(require_mark(temporary), name=name, kind=kind)
         mark_and_rename(self.server, temporary.name, mark, replaces=self.checks.replaces(name))
 
-    def hold_for_later(self, temporary: Database, busy: TooBusy) -> None:
+    def hold_for_later(self, temporary: Database, error: PgcloneError) -> None:
         """Keeps as held what is finished, but could not be swapped in: hours of work.
 
         What is held already stays, and this one is left where it is. Nothing is raised.
@@ -241,9 +240,9 @@ class Target:
             told = "What was restored is held: swap it in later, with: pgclone swap"
             if self.request.reversible:
                 told += " --reversible"
-            busy.hint = f"{busy.hint} {told}" if busy.hint else told
+            error.hint = f"{error.hint} {told}" if error.hint else told
 
-        clean_up(self.server, temporary, busy, hold)
+        clean_up(self.server, temporary, error, hold)
 
     def take_over(
         self,

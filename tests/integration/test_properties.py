@@ -257,7 +257,7 @@ def test_what_was_set_while_the_restore_ran_is_not_lost_unasked(make_site, stora
     key = take(site, storage_root)
     alter(site, BEYOND[0])
     oid = site.oid
-    with pytest.raises(PermissionMissing, match="log_duration"):
+    with pytest.raises(PermissionMissing, match="log_duration") as raised:
         restore(
             site,
             key,
@@ -266,7 +266,15 @@ def test_what_was_set_while_the_restore_ran_is_not_lost_unasked(make_site, stora
             lose_settings=["log_statement"],
         )
     assert site.oid == oid
-    assert len([each for each in site.server.databases() if each.startswith(site.name)]) == 1
+    assert "held: swap it in later, with: pgclone swap" in raised.value.hint
+    held = derived_name(site.name, "held")
+    assert {each for each in site.server.databases() if each.startswith(site.name)} == {
+        site.name,
+        held,
+    }
+    oid = site.server.oid(held)
+    swap_held(request(site, lose_settings=["log_statement", "log_duration"]), SilentReporter())
+    assert site.oid == oid
 
 
 @pytest.mark.parametrize("piped", [True, False], ids=["piped", "by the server"])
