@@ -783,7 +783,8 @@ def test_f22_dumping_half_a_gigabyte_takes_no_more_memory_than_a_third_of_it(
     more = used(whole, "dump")
     assert less.memory - loaded.memory < 70 * MEGABYTE
     assert more.memory - loaded.memory < 70 * MEGABYTE
-    assert abs(more.memory - less.memory) < 15 * MEGABYTE
+    # An upload has between one and all of its parts in memory, as the machine has time for it.
+    assert abs(more.memory - less.memory) < (30 if kind == "s3" else 15) * MEGABYTE
     assert max(less.temporary, more.temporary) < MEGABYTE
 
 
