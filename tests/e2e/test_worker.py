@@ -195,8 +195,8 @@ def test_f43_a_run_whose_worker_is_killed_is_lost_and_cleaned_up(office):
     with_hanging_hook(office)
     key = ended_dump(office)
     before = office.oid
-    office.settings["PGCLONE_RUN_TIMEOUT"] = 19
-    with cluster(office, timeout=20, retry=22) as running:
+    office.settings["PGCLONE_RUN_TIMEOUT"] = 13
+    with cluster(office, timeout=14, retry=16) as running:
         run = asked_restore(key, pre_swap_hooks=["hang_hook"])
         eventually((office.folder / "hook-hangs").exists)
         os.kill(worker_of(run), signal.SIGKILL)

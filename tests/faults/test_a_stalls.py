@@ -152,9 +152,11 @@ def test_f07_a_storage_that_is_only_slow_is_waited_for(
     read = type(faulty.storage)._save
 
     def slowly(self: Any, name: str, content: Any) -> str:
+        pauses = iter([LIMIT / 3] * pieces)
+
         class Slow:
             def read(self, size: int) -> bytes:
-                time.sleep(LIMIT / 3)
+                time.sleep(next(pauses, 0))
                 data: bytes = content.read(size)
                 return data
 

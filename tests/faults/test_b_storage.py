@@ -684,17 +684,17 @@ def _spooled(proc: Path, temporary: Path) -> int:
     return sum(found.values())
 
 
-LARGE = 512
+LARGE = 320
 """Megabytes of random data."""
 
-SMALL = 200
+SMALL = 100
 
 
 @pytest.fixture(scope="module")
 def large_dumps(
     servers: ServerPool, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, str, str]]:
-    """A folder with the dump of half a gigabyte and one of next to nothing."""
+    """A folder with a large dump and one of next to nothing."""
     folder = tmp_path_factory.mktemp("large")
     server = servers.default()
     keys = []
@@ -723,7 +723,7 @@ def sftp_settings(request: pytest.FixtureRequest, folder: Path) -> dict[str, Any
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["files", "s3", "sftp"])
-def test_f22_restoring_half_a_gigabyte_takes_neither_memory_nor_temporary_space(
+def test_f22_restoring_hundreds_of_megabytes_takes_neither_memory_nor_temporary_space(
     *,
     large_dumps: tuple[Path, str, str],
     make_site: Callable[..., Site],
@@ -751,14 +751,14 @@ def test_f22_restoring_half_a_gigabyte_takes_neither_memory_nor_temporary_space(
 
     small = restored(tiny)
     much = restored(large)
-    assert site.run("SELECT sum(length(data)) > 500000000 FROM bulk") == [(True,)]
+    assert site.run("SELECT sum(length(data)) > 300000000 FROM bulk") == [(True,)]
     assert much.memory - small.memory < 64 * MEGABYTE
     assert much.temporary < MEGABYTE
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["files", "s3", "sftp"])
-def test_f22_dumping_half_a_gigabyte_takes_no_more_memory_than_a_third_of_it(
+def test_f22_dumping_hundreds_of_megabytes_takes_no_more_memory_than_a_third_of_it(
     pg: PostgresServer, manage: Manage, tmp_path: Path, request: pytest.FixtureRequest, kind: str
 ) -> None:
     settings: dict[str, Any] = {"PGCLONE_STORAGE_LOCATION": str(tmp_path / "dumps")}

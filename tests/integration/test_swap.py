@@ -151,7 +151,7 @@ def test_a_lock_on_the_live_database_that_is_not_let_go_is_too_busy(make_site, m
         with blocker.cursor() as cursor:
             cursor.execute(f"COMMENT ON DATABASE \"{site.name}\" IS 'not yet committed'")
         with unchanged(site), pytest.raises(TooBusy):
-            swapped(site, made)
+            swapped(site, made, patience=3)
         blocker.rollback()
     drop(site, "temp")
 
