@@ -13,7 +13,7 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -55,19 +55,13 @@ from tests.integration.operations import (
 from tests.support import ROOT, places
 from tests.support.fake_programs import kill_self, read_input, run_real, touch, wait_for
 from tests.support.postgres import PASSWORDS, PostgresServer
+from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("nothing_left_behind")]
 
 
 def fail(_temporary):
     raise AssertionError("the hooks ran")
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.01)
 
 
 @contextlib.contextmanager

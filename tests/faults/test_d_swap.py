@@ -48,6 +48,7 @@ from tests.integration.operations import (
 )
 from tests.support import ROOT
 from tests.support.postgres import PostgresServer, ServerPool
+from tests.support.processes import wait_until
 from tests.support.sites import Site
 from tests.support.swapping import DECIDED, STEPS, Swapper
 from tests.support.writers import NAMES, TABLES, Writers
@@ -76,13 +77,6 @@ def prepared(site: Site, content: str = "new") -> Database:
     made = temporary(site, content)
     site.run(TABLES, dbname=made.name)
     return made
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def recovered(site: Site) -> list[Outcome]:

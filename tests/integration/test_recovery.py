@@ -26,6 +26,7 @@ from pgclone_admin.core.recovery import Outcome, Recovered, RecoveryRequest, rec
 from pgclone_admin.core.temporary import PASSFILE
 from tests.integration.operations import connected, mark, restore, take
 from tests.support import processes
+from tests.support.processes import wait_until
 from tests.support.sites import Site
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
@@ -663,13 +664,6 @@ def test_what_was_stored_of_a_dump_that_runs_for_long_is_kept(project, dry_run: 
 
 
 # -- after real deaths -----------------------------------------------------------------------------
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def is_unlocked(site: Site) -> bool:
