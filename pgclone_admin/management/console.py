@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TextIO
@@ -126,7 +127,8 @@ class ConsoleReporter:
 def cancel_on_signals(reporter: ConsoleReporter) -> Iterator[None]:
     """Ctrl-C, SIGTERM and SIGHUP end the operation, in all of its threads; it cleans up then.
 
-    A signal that is ignored stays so: nohup ignores SIGHUP for a command that is to go on.
+    A signal that is ignored stays so: nohup ignores SIGHUP for a command that is to go on. The
+    reporter knows of one at once, so that a statement for which the main thread waits is cancelled.
     """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -142,10 +144,35 @@ def cancel_on_signals(reporter: ConsoleReporter) -> Iterator[None]:
         if signal.getsignal(number) not in (signal.SIG_IGN, None)
     }
     try:
-        yield
+        with _noticed_at_once(previous.keys(), reporter.cancelled):
+            yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _noticed_at_once(numbers: Collection[int], noticed: threading.Event) -> Iterator[None]:
+    """Sets the event by a thread of its own: no handler runs while the main thread waits for the
+    server."""
+    reading, writing = socket.socketpair()
+
+    def watch() -> None:
+        while arrived := reading.recv(64):
+            if not noticed.is_set() and not set(arrived).isdisjoint(numbers):
+                noticed.set()
+
+    watcher = threading.Thread(target=watch, name="pgclone signal watch", daemon=True)
+    with reading, writing:
+        writing.setblocking(False)
+        before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        watcher.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            writing.shutdown(socket.SHUT_WR)
+            watcher.join()
 
 
 def human_size(count: float) -> str:

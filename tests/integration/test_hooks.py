@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +21,7 @@ from pgclone_admin.services.dumps import create_dump
 from pgclone_admin.services.restores import Variant, restore
 from tests.project.people.models import Note, Person
 from tests.support import CANARY, ROOT
+from tests.support.processes import wait_until
 
 from .operations import take, unchanged
 
@@ -84,6 +87,30 @@ def test_hooks_run_in_their_order_on_the_temporary_database(here, hook):
     running = [note for note in reporter.notes if note.startswith("running")]
     assert running == [f"running the hook {n}" for n in ("two", "one", "three", "one")]
     assert current_database() == here.name
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
+def test_a_signal_cancels_what_a_hook_executes(project, number):
+    key = project.pgclone("dump").ok().lines[0]
+    slow = json.dumps({"name": "slow", "code": "SELECT pg_sleep(60)"})
+    running = project.start_pgclone("restore", key, "--pre-swap-hook", slow)
+    working = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND query ~ 'pg_sleep'"
+    temporary = f"{project.name}__temp"
+    wait_until(lambda: project.server.admin(working, (temporary,)) == [(1,)], 30)
+    running.signal(number)
+    ended = running.wait(15)
+    assert ended.returncode == 130
+    assert "cancelled" in ended.stderr
+    assert temporary not in project.server.databases()
+
+
+def test_a_signal_that_a_hook_tells_as_an_error_of_its_own_is_one_all_the_same(project):
+    key = project.pgclone("dump").ok().lines[0]
+    hook = json.dumps({"command": "hang_hook", "args": ["--catch"]})
+    running = project.start_pgclone("restore", key, "--pre-swap-hook", hook)
+    wait_until((project.folder / "hook-hangs").exists, 30)
+    running.signal(signal.SIGINT)
+    assert running.wait(15).returncode == 130
 
 
 def test_what_a_hook_says_is_reported_line_by_line(here, hook):

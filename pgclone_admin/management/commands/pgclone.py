@@ -15,7 +15,7 @@ from typing import Any, TextIO, cast
 import psycopg2
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ...core.errors import PgcloneError, UsageError
+from ...core.errors import Cancelled, PgcloneError, UsageError
 from ...core.findings import Level
 from ...core.recovery import Outcome
 from ...core.refusals import refused
@@ -29,6 +29,8 @@ from ..care_text import finding_lines, recovered_line, summary_line
 from ..console import ConsoleReporter, cancel_on_signals
 from ..listing_text import described_dump, described_local, dump_lines, local_lines
 from ..plan_text import plan_lines
+
+FAILED = 1
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -59,7 +61,7 @@ class Command(BaseCommand):
                 self.stderr.write(f"hint: {failure.error.hint}", lambda text: text)
             for note in getattr(failure.error, "__notes__", ()):
                 self.stderr.write(f"note: {note}", lambda text: text)
-            sys.exit(1)
+            sys.exit(failure.status)
 
     def handle(self, *args: Any, **options: Any) -> None:
         # The wrapper ends every write with a line break, which a bar must not have.
@@ -71,7 +73,7 @@ class Command(BaseCommand):
             # The reader has seen enough. Python would flush the closed pipe once more at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(READER_GONE)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Cancelled):
             reporter.close()
             self.stderr.write("cancelled")
             sys.exit(INTERRUPTED)
@@ -81,7 +83,9 @@ class Command(BaseCommand):
                 raise
             error = raised if isinstance(raised, PgcloneError) else refused(raised)
             if getattr(self, "_called_from_command_line", False):
-                raise _Failure(error) from raised
+                # A signal is one also where a hook or a driver has made another error of it.
+                status = INTERRUPTED if reporter.is_to_end() else FAILED
+                raise _Failure(error, status) from raised
             raise CommandError(" ".join(filter(None, [f"{error}.", error.hint]))) from raised
         finally:
             reporter.close()
@@ -303,9 +307,10 @@ class Command(BaseCommand):
 class _Failure(Exception):
     """Carries an error of ours past Django's own handling of errors."""
 
-    def __init__(self, error: PgcloneError) -> None:
+    def __init__(self, error: PgcloneError, status: int) -> None:
         super().__init__(str(error))
         self.error = error
+        self.status = status
 
 
 def _result(restored: restores.Restored) -> dict[str, Any]:
