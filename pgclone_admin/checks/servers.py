@@ -58,7 +58,11 @@ def check_storage(databases: Sequence[str] | None = None, **_kwargs: Any) -> lis
     """With ``check --deploy --database``: every storage location that the settings name can be
     written, listed and read."""
     messages: list[CheckMessage] = []
-    for location in declared_locations() if databases else ():
+    try:
+        locations = declared_locations() if databases else ()
+    except PgcloneError:
+        return []  # of the settings, which E003 and E004 tell
+    for location in locations:
         try:
             store = DumpStore(location)
             if settings.allow_dump:

@@ -68,6 +68,19 @@ def test_a_storage_that_cannot_be_written_to_is_an_error(office, tmp_path):
         assert set(found()) == {"E011"}
 
 
+@pytest.mark.parametrize(
+    "configs",
+    [{"a": {"reversible": "yes"}}, {"a": {"reversable": True}}, {"none": {}}, [1]],
+    ids=str,
+)
+def test_a_wrong_configuration_is_told_by_the_check_that_is_for_it(office, configs):
+    with override_settings(PGCLONE_CONFIGS=configs):
+        told = run_checks(databases=["default"], include_deployment_checks=True)
+    ids = {each.id for each in told}
+    assert ids & {"pgclone_admin.E003", "pgclone_admin.E004"}
+    assert not ids & OF_DATABASES
+
+
 def test_a_server_that_cannot_be_reached_is_an_error(office):
     with override_settings(PGCLONE_CONNECTIONS={"default": {"PORT": "1"}}):
         assert set(found()) == {"E009"}
