@@ -186,9 +186,11 @@ def objects_of_others(cursor: Any) -> list[tuple[str, int]]:
         """
         SELECT pg_get_userbyid(o.owner), count(*)
           FROM (SELECT 'pg_class'::regclass AS class, oid, relowner AS owner FROM pg_class
-                 WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+                 WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND relpersistence <> 't'
                  UNION ALL SELECT 'pg_proc'::regclass, oid, proowner FROM pg_proc
-                 UNION ALL SELECT 'pg_namespace'::regclass, oid, nspowner FROM pg_namespace) AS o
+                 UNION ALL SELECT 'pg_namespace'::regclass, oid, nspowner FROM pg_namespace
+                 -- What temporary tables lie in belongs to the first superuser, and is in no dump.
+                 WHERE nspname !~ '^pg_(toast_)?temp_') AS o
           JOIN pg_database d ON d.datname = current_database()
          WHERE o.oid >= 16384 AND o.owner <> d.datdba AND NOT pg_has_role(session_user, o.owner, %s)
            AND NOT EXISTS (SELECT FROM pg_depend e

@@ -128,8 +128,15 @@ class TargetChecks:
 
     def names_are_free(self) -> list[str]:
         protected, live = self.protected | {self.names.live}, self.names.live
+        refused = []
         for name in self.names.made:
-            check_target(self.server, name, protected, live=live, kinds=self.replaces(name))
+            try:
+                check_target(self.server, name, protected, live=live, kinds=self.replaces(name))
+            except DatabaseProtected as error:
+                refused.append(error)
+        if refused:
+            messages = "; ".join(error.message for error in refused)
+            raise DatabaseProtected(messages, hint=refused[0].hint)
         return []
 
     def replaces(self, name: str) -> Collection[str] | None:

@@ -239,6 +239,16 @@ def test_an_unmarked_database_in_the_way_is_a_problem(site: Site, role: str) -> 
     assert name in found.found
 
 
+@pytest.mark.allow_left_behind("*__pre", "*__post")
+def test_all_databases_in_the_way_are_named_at_once(site: Site) -> None:
+    names = [
+        site.server.create_database(derived_name(site.name, role), template="template0")
+        for role in ("pre", "post")
+    ]
+    found = the_problem(examine(site))
+    assert all(f'"{name}"' in found.found for name in names)
+
+
 def test_a_prepared_transaction_is_a_problem(site: Site) -> None:
     site.run("BEGIN; CREATE TABLE half (id integer); PREPARE TRANSACTION 'half done'")
     found = the_problem(examine(site))
@@ -467,3 +477,11 @@ def test_objects_that_a_restore_could_not_give_back_to_their_owners_are_counted(
     )
     assert 'GRANT "other" TO "app"' in found.fix
     assert [each.about for each in wrong(examine(site, user="postgres"))] == ["role"]
+
+
+def test_what_temporary_tables_lie_in_is_nothing_that_a_restore_gives_back(site) -> None:
+    with site.server.held_session(site.name) as session, session.cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE passing (id serial)")
+        assert wrong(examine(site)) == []
+    assert site.run("SELECT count(*) > 0 FROM pg_namespace WHERE nspname ~ '^pg_temp_'")[0][0]
+    assert wrong(examine(site)) == []
