@@ -251,7 +251,8 @@ class RestoreRun(Run):
         verbose_name = _("restore run")
 
     def __str__(self) -> str:
-        return f"{self.get_kind_display()} {self.key} → {self.target}"
+        both = " → ".join(filter(None, [self.key, self.target]))
+        return f"{self.get_kind_display()} {both}"
 
 
 class RunEvent(models.Model):

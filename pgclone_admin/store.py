@@ -146,7 +146,8 @@ class DumpStore:
         if self._size(key.manifest_name) is not None:
             raise Conflict(
                 f'"{key.manifest_name}" exists already',
-                hint="Nothing was overwritten. Delete it if its dump is gone.",
+                hint="Nothing was overwritten: this dump is in the storage. If only this file is, "
+                "delete it.",
             )
         self._save(_checked(key.text), content, source_size)
 

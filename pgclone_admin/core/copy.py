@@ -6,12 +6,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
+
+import psycopg2
 
 from .archive import OpenedArchive
 from .connection import ConnectionParams, backend_pid, remove_session_limits
-from .errors import TooBusy
+from .errors import PgcloneError, TooBusy
 from .judge import LoadReport
 from .load import load_archive
 from .marks import Database, Mark, MarkKind, new_database_name
@@ -109,8 +111,8 @@ def _clone_ending_sessions(
 def _end_sessions_while_copying(
     params: ConnectionParams, source: Database, pid: int, done: threading.Event
 ) -> None:
-    """``pid``: the server's process that copies."""
-    with params.session() as connection:
+    """``pid``: the server's process that copies, and tells by itself when sessions stay."""
+    with suppress(PgcloneError, psycopg2.Error), params.session() as connection:
         remove_session_limits(connection)
         terminator = Server(params, connection)
         while not done.is_set():

@@ -86,8 +86,9 @@ class ArchiveChecks:
         if not flaws:
             return []
         told = (
-            f"pg_restore {program.version} has {', '.join(flaws)}, by which a dump from elsewhere "
-            f"can run code on this machine: {version_without_flaws(program.major)} has not"
+            f"the installed pg_restore {program.version} has {', '.join(flaws)}, by which a dump "
+            "from elsewhere can run code on this machine: update it to "
+            f"{version_without_flaws(program.major)}"
         )
         return [told]
 

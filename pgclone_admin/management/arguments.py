@@ -193,9 +193,12 @@ def _add_recover(parser: CommandParser) -> None:
 
 
 def _hours(text: str) -> timedelta:
-    hours = float(text)
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = -1.0
     if not 0 <= hours <= MOST_HOURS:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of hours")
     return timedelta(hours=hours)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
-from django.db import DatabaseError, Error
+from django.db import DatabaseError, Error, OperationalError
 
 from ..core.copy import CopyResult
 from ..core.errors import Conflict, PgcloneError
@@ -121,9 +121,10 @@ def refresh(location: str) -> Refreshed:
         return refresh_list(at_the_command_line(), location)
     except DatabaseError as error:
         (reason, *_more) = str(error).splitlines() or [type(error).__name__]
+        is_unreachable = isinstance(error, OperationalError)
         raise Conflict(
             f"the list of dumps cannot be read or written: {reason}",
-            hint="Its tables are made by: manage.py migrate",
+            hint=None if is_unreachable else "Its tables are made by: manage.py migrate",
         ) from error
 
 
