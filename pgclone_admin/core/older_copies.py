@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from .marks import Database
+from .marks import Database, MarkKind
 from .names import LocalKey
 from .parked import last_name, replaced_by_swap
 from .preflight import RestoreNames
@@ -37,8 +37,14 @@ def gone_after(server: Server, names: RestoreNames, replaced: Collection[str]) -
             gone.add(names.parked)
         gone |= set(replaced_by_swap(names, parked.mark.becomes))
     found = [there for name in names.made if name in gone and (there := server.database(name))]
+    # What is being built just now is another run's.
+    found = [there for there in found if there.name != names.temporary or _has_failed(there)]
     sizes = server.sizes(*(database.oid for database in found))
     return [_local_copy(database, names.live, sizes.get(database.oid)) for database in found]
+
+
+def _has_failed(database: Database) -> bool:
+    return database.mark is not None and database.mark.kind == MarkKind.FAILED
 
 
 def _local_copy(database: Database, live: str, size: int | None) -> LocalCopy:
