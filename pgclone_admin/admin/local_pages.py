@@ -86,10 +86,14 @@ class AskedSwap:
 
     @classmethod
     def of(cls, request: HttpRequest, alias: str, row: LocalDatabase) -> AskedSwap:
-        is_local = row.mark is not None and row.mark.source.startswith(":")
-        live = live_name(alias)
+        mark, live = row.mark, live_name(alias)
         data = request.POST if request.method == "POST" else None
-        return cls(alias, live, SwapForm(data, is_local=is_local), ConfirmForm(data, name=live))
+        form = SwapForm(
+            data,
+            is_local=mark is not None and mark.source.startswith(":"),
+            reversible=mark is not None and mark.becomes == MarkKind.PRE,
+        )
+        return cls(alias, live, form, ConfirmForm(data, name=live))
 
     def look(self) -> None:
         """Makes the plan, and what has to be typed to confirm it; what stands in the way of that is

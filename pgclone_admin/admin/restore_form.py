@@ -258,11 +258,13 @@ class SwapForm(AcceptingForm):
         label=_("Hooks after the swap"), required=False, widget=forms.CheckboxSelectMultiple
     )
 
-    def __init__(self, data: Mapping[str, Any] | None, *, is_local: bool) -> None:
+    def __init__(
+        self, data: Mapping[str, Any] | None, *, is_local: bool, reversible: bool = False
+    ) -> None:
+        """``reversible``: whether that was chosen when it was restored."""
         usual = usual_hooks("post_swap_hooks", settings.post_swap_hooks)
-        super().__init__(
-            data, initial={"reversible": settings.reversible, "post_swap_hooks": usual}
-        )
+        reversible = reversible or settings.reversible
+        super().__init__(data, initial={"reversible": reversible, "post_swap_hooks": usual})
         if is_local:
             del self.fields["reversible"]
         self.add_hooks()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
@@ -16,7 +17,7 @@ from django.views.decorators.http import require_POST, require_safe
 from ..core.errors import PgcloneError
 from ..core.marks import MarkKind
 from ..databases import replaceable_alias
-from ..models import REPLACING, Dump, Kind, RestoreRun, Status
+from ..models import REPLACING, Dump, Kind, LocalDatabase, RestoreRun, Status
 from ..services import actors, lost
 from ..services.local_databases import alias_of, local_databases
 from ..settings import settings
@@ -27,6 +28,7 @@ from .progress import problem_of, progress_of
 from .shared import ReadingAdmin, actor_of, link_to, require, tell, tell_recovered
 
 UNDO_PAGE = "pgclone_admin_localdatabase_restore"
+SWAP_PAGE = "pgclone_admin_localdatabase_swap"
 
 
 class StatusOfRunFilter(admin.ChoicesFieldListFilter):
@@ -129,6 +131,7 @@ class RestoreRunAdmin(ReadingAdmin):
             result=result_of(run),
             dump=dump_of(run) if request.user.has_perm("pgclone_admin.view_dump") else None,
             undo=undo_of(run) if may_restore else None,
+            held=held_of(run) if may_restore else None,
             buttons=self.buttons_of(request, progress, cancel),
         )
 
@@ -146,24 +149,44 @@ def undo_of(run: RestoreRun) -> tuple[str, str] | None:
     """
     if run.status != Status.SUCCEEDED or run.kind not in REPLACING or not run.live_oid:
         return None
+    for database in _marked(run, MarkKind.PRE, MarkKind.UNDO):
+        if database.oid == run.live_oid and (url := link_to(UNDO_PAGE, id_of(database))):
+            return str(database.key), url
+    return None
+
+
+def held_of(run: RestoreRun) -> str | None:
+    """The page to swap in what a restore has made that was held, as long as it is."""
+    if run.kind != Kind.RESTORE or run.started_at is None or run.finished_at is None:
+        return None
+    if run.status == Status.SUCCEEDED and not (run.options.get("variant") or {}).get("hold"):
+        return None
+    made_within = run.started_at - timedelta(seconds=1), run.finished_at
+    for database in _marked(run, MarkKind.HELD):
+        mark = database.mark
+        if mark is None or mark.source != run.key or mark.made is None:
+            continue
+        if made_within[0] <= mark.made <= made_within[1]:
+            return link_to(SWAP_PAGE, id_of(database))
+    return None
+
+
+def _marked(run: RestoreRun, *kinds: MarkKind) -> list[LocalDatabase]:
+    """Databases of these kinds on the server of the run, as far as that can be told."""
     try:
         # Under the alias that the pages of local databases know: another one may be gone by then.
         alias = replaceable_alias(run.database)
         if alias is None:
-            return None
-        database = local_databases(alias).filter(oid=run.live_oid).first()
+            return []
+        return [
+            database
+            for database in local_databases(alias)
+            if database.mark is not None
+            and database.mark.kind in kinds
+            and alias_of(database) is not None
+        ]
     except PgcloneError:
-        return None
-    if (
-        database is None
-        or database.mark is None
-        or database.mark.kind not in (MarkKind.PRE, MarkKind.UNDO)
-    ):
-        return None
-    if alias_of(database) is None:
-        return None
-    url = link_to(UNDO_PAGE, id_of(database))
-    return None if url is None else (str(database.key), url)
+        return []
 
 
 def facts_of(run: RestoreRun) -> Facts:

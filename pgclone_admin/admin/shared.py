@@ -152,13 +152,18 @@ class ReadingAdmin(BaseAdmin):
         request.current_app = self.admin_site.name
         return TemplateResponse(request, f"{folder}/{template}", context)
 
-    def after(self, request: HttpRequest, run: Model | None = None) -> HttpResponseRedirect:
-        """To the page of a row, or to the list; to the index for who may not read them."""
+    def after(
+        self, request: HttpRequest, run: Model | None = None, row: Model | None = None
+    ) -> HttpResponseRedirect:
+        """To the page of a run, or to the list; for who may not read them, to the ``row`` that they
+        came from, or the index."""
         if run is None or type(run) is self.model:
             target: admin.ModelAdmin[Any] | None = self
         else:
             target = self.admin_site._registry.get(type(run))
         if not isinstance(target, ReadingAdmin) or not target.has_view_permission(request):
+            if row is not None and self.has_view_permission(request):
+                return HttpResponseRedirect(self.own_url("change", row.pk))
             return HttpResponseRedirect(reverse(f"{self.admin_site.name}:index"))
         if run is None:
             return HttpResponseRedirect(target.own_url("changelist"))
@@ -188,7 +193,7 @@ class ReadingAdmin(BaseAdmin):
                 outcome = None
             if isinstance(outcome, HttpResponseBase):
                 return outcome
-            return self.after(request, outcome or row)
+            return self.after(request, outcome or row, row)
 
         return self.admin_site.admin_view(require_POST(view))
 
@@ -225,7 +230,8 @@ class ReadingAdmin(BaseAdmin):
             found.append(("requeue", _("Queue it again")))
         if progress.offer == GIVE_UP and user.has_perm(CANCEL):
             found.append(("give_up", _("Mark as lost")))
-        if run.is_active and not run.cancel_requested and (is_own or user.has_perm(CANCEL)):
+        is_stoppable = run.is_active and run.phase not in run_control.TOO_LATE
+        if is_stoppable and not run.cancel_requested and (is_own or user.has_perm(CANCEL)):
             found.append(("cancel", cancel))
         return [(self.own_url(page, run.pk), label) for page, label in found]
 

@@ -62,7 +62,8 @@ class Mark:
     source: str = ""
     """The key it was made from."""
     becomes: str = ""
-    """What a parked database is to become after the swap: ``pre``, ``undo``, or dropped."""
+    """What a parked database is to become after the swap: ``pre``, ``undo``, or dropped. In the
+    mark of a held one ``pre`` says that its restore was asked to be reversible."""
     copy: int = 0
     """The oid of the database that becomes ``post`` when a parked one becomes ``pre``."""
 

@@ -220,12 +220,20 @@ class Target:
     def set_aside(self, temporary: Database, name: str, kind: MarkKind) -> None:
         """Keeps a finished database under another name instead of swapping it in."""
         mark = replace(require_mark(temporary), name=name, kind=kind)
+        if kind is MarkKind.HELD:
+            mark = self._held(temporary)
         mark_and_rename(self.server, temporary.name, mark, replaces=self.checks.replaces(name))
+
+    def _held(self, temporary: Database) -> Mark:
+        becomes = MarkKind.PRE if self.request.reversible else ""
+        mark = require_mark(temporary)
+        return replace(mark, name=self.names.held, kind=MarkKind.HELD, becomes=becomes)
 
     def hold_for_later(self, temporary: Database, error: PgcloneError) -> None:
         """Keeps as held what is finished, but could not be swapped in: hours of work.
 
-        What is held already stays, and this one is left where it is. Nothing is raised.
+        What is held already stays, and this one is not kept then. ``error`` tells; nothing is
+        raised.
         """
 
         def hold(server: Server, name: str) -> None:
@@ -233,16 +241,23 @@ class Target:
             protected = self.request.protected | {names.live}
             try:
                 check_target(server, names.held, protected, live=names.live, kinds=())
-            except DatabaseProtected:
-                return
-            mark = replace(require_mark(temporary), name=names.held, kind=MarkKind.HELD)
-            mark_and_rename(server, name, mark, replaces=())
-            told = "What was restored is held: swap it in later, with: pgclone swap"
-            if self.request.reversible:
-                told += " --reversible"
+            except DatabaseProtected as refused:
+                told = f"What was restored is dropped, as it cannot be held: {refused.message}."
+            else:
+                mark_and_rename(server, name, self._held(temporary), replaces=())
+                told = (
+                    "What was restored is held: swap it in later, in the admin or with pgclone "
+                    "swap, and the -d, -c, --reversible and hooks that this restore had."
+                )
             error.hint = f"{error.hint} {told}" if error.hint else told
 
-        clean_up(self.server, temporary, error, hold)
+        try:
+            # There may be no other connection to be had, which can be why the swap has failed.
+            present = self.server.database(temporary.name)
+            if present is not None and present.oid == temporary.oid:
+                hold(self.server, present.name)
+        except (PgcloneError, psycopg2.Error):
+            clean_up(self.server, temporary, error, hold)
 
     def take_over(
         self,

@@ -564,6 +564,41 @@ def test_the_page_leads_to_what_was_live_before_and_to_nothing_else(pages):
     assert "Undo with" not in shown(pages.client("view_restorerun"), run)
 
 
+@pytest.mark.parametrize("phase", ["restoring", "swapping", "cleaning up"])
+def test_cancel_is_offered_as_long_as_it_is_not_too_late(pages, phase):
+    run = running(pages, phase=phase)
+    page = shown(pages.client("view_restorerun", "cancel_run"), run)
+    assert ("Cancel this" in page) is (phase == "restoring")
+
+
+def test_the_page_of_a_restore_that_is_held_leads_to_its_swap_and_to_no_other(pages):
+    server, name = pages.site.server, f"{pages.site.name}__held"
+    server.create_database(name)
+    mark = Mark.new(name=name, kind="held", of=pages.site.name, source="the/dump", becomes="pre")
+    pages.site.run(f"COMMENT ON DATABASE \"{name}\" IS '{mark.comment()}'")
+    now = timezone.now()
+    times = {"started_at": now - timedelta(seconds=9), "finished_at": now + timedelta(seconds=9)}
+    client = pages.client("view_restorerun", "restore_database")
+    url = reverse("admin:pgclone_admin_localdatabase_swap", args=(server.oid(name),))
+    failed = {"key": "the/dump", "status": Status.FAILED, "error_code": "too_busy", **times}
+    asked_for = {"key": "the/dump", "options": {"variant": {"hold": True}}, **times}
+
+    for run in (pages.run(**failed), pages.run(**asked_for)):
+        assert url in shown(client, run)
+        assert "Swap in what was restored…" in shown(client, run)
+        assert url not in shown(pages.client("view_restorerun"), run)
+    # What was chosen when it was restored is chosen.
+    assert re.search(r'name="reversible"[^>]* checked', client.get(url).content.decode())
+
+    for changed in (
+        {"key": "another"},
+        {"finished_at": now - timedelta(seconds=5)},
+        {"started_at": now + timedelta(seconds=5)},
+        {"kind": Kind.DRILL},
+    ):
+        assert url not in shown(client, pages.run(**{**failed, **changed}))
+
+
 def test_f58_text_from_elsewhere_is_escaped(pages):
     run = running(
         pages,

@@ -266,7 +266,7 @@ def test_what_was_set_while_the_restore_ran_is_not_lost_unasked(make_site, stora
             lose_settings=["log_statement"],
         )
     assert site.oid == oid
-    assert "held: swap it in later, with: pgclone swap" in raised.value.hint
+    assert "What was restored is held: swap it in later" in raised.value.hint
     held = derived_name(site.name, "held")
     assert {each for each in site.server.databases() if each.startswith(site.name)} == {
         site.name,
