@@ -213,7 +213,7 @@ class Visitor(threading.Thread):
 
 
 class Story:
-    def __init__(self, screen: Screen, home: Path, rows: int) -> None:
+    def __init__(self, screen: Screen, home: Path, rows: int, port: int = 0) -> None:
         self.screen = screen
         self.rows = rows
         self.seconds = 0.0
@@ -230,6 +230,7 @@ class Story:
             "PGCLONE_STORAGE_LOCATION": str(self.dumps),
             "TMPDIR": str(home),
         }
+        self.site = Site(self.environment, port)
         version = self.shop.value("SHOW server_version")
         screen.held(
             f"PostgreSQL {version} after {time.monotonic() - began:.1f} s",
@@ -250,6 +251,8 @@ class Story:
         self.screen.step("Migrate the example project and fill the shop")
         self.run("migrate", "--verbosity=0")
         self.run("seed_shop", "--rows", str(self.rows))
+        # Before the dump, so that whoever restores it can log in again.
+        self.site.make_account()
         contents = self.shop.contents()
         check(contents.count("shop_orderline") == self.rows, "the shop was not filled")
         self.screen.held(
@@ -479,13 +482,13 @@ def main() -> int:
     screen.title("pgclone_admin: dump, restore and undo, on a real PostgreSQL")
     try:
         with temporary_home() as home:
-            story = Story(screen, home, arguments.rows)
+            story = Story(screen, home, arguments.rows, arguments.port)
             story.tell()
             held = f"All of it held, in {time.monotonic() - began:.0f} seconds."
             if not arguments.once:
                 print()
                 screen.title(held)
-                serve(screen, story.environment, arguments.port)
+                serve(screen, story.site)
     except (DidNotHold, DidNotServe) as error:
         screen.failed(str(error))
         return 1
@@ -494,9 +497,8 @@ def main() -> int:
     return 0
 
 
-def serve(screen: Screen, environment: dict[str, str], port: int) -> None:
+def serve(screen: Screen, site: Site) -> None:
     """The shop and its worker, until Ctrl-C."""
-    site = Site(environment, port)
     screen.step("See it in the admin, with a worker")
     with site.running():
         screen.result(site.url)

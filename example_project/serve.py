@@ -32,6 +32,7 @@ class Site:
     def __init__(self, environment: dict[str, str], port: int = 0) -> None:
         self.port = port or _free_port()
         self.password = secrets.token_urlsafe(9)
+        self._has_account = False
         self._environment = environment
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -42,7 +43,7 @@ class Site:
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Both processes, for the length of the block."""
-        self._make_account()
+        self.make_account()
         try:
             self._start("the worker", "qcluster")
             self._start("the site", "runserver", "--noreload", f"127.0.0.1:{self.port}")
@@ -57,7 +58,11 @@ class Site:
             self._check()
             time.sleep(0.5)
 
-    def _make_account(self) -> None:
+    def make_account(self) -> None:
+        """The account to log in with; also before, so that a dump has it."""
+        if self._has_account:
+            return
+        self._has_account = True
         subprocess.run(  # noqa: S603 - our own manage.py
             [sys.executable, MANAGE, "createsuperuser", "--noinput", "--verbosity=0"],
             env={

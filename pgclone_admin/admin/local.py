@@ -128,7 +128,11 @@ class LocalDatabaseAdmin(LocalPages):
     def buttons(self, row: LocalDatabase) -> SafeString:
         return format_html(
             '<div class="pgclone-links">{}</div>',
-            format_html_join("", '<a href="{}">{}</a>', self._links(row)),
+            format_html_join(
+                "",
+                '<a href="{}" aria-label="{} {}">{}</a>',
+                ((url, label, row.key, label) for url, label in self._links(row)),
+            ),
         )
 
     def _links(self, row: LocalDatabase) -> list[tuple[str, str]]:

@@ -126,7 +126,8 @@ def outlook_of_dump(
     if joined is not None and taken_at is not None and joined > taken_at:
         return Outlook(
             Stay.NO,
-            "Your account is younger than the dump and is not in it: you will be logged out.",
+            "Your account is younger than the dump and is not in it: you will be logged out, and "
+            "cannot log in again unless it is carried over.",
         )
     return Outlook(
         # What others were allowed is in the dump, and can have been given to them later.

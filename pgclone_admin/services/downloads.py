@@ -58,6 +58,8 @@ def open_download(actor: Actor, dump: Dump, form: Form) -> Download:
     file_name = _UNSAFE_IN_FILE_NAME.sub("_", key.text)
     audit(dump, actor, f"downloaded the dump ({form})")
     if form is Form.ARCHIVE:
+        # The stored form, which may be compressed once more, has the other name.
+        file_name = f"{file_name.removesuffix('.dump')}.pg_restore.dump"
         return Download(file_name, _held_back(archive_blocks(store, key, SilentReporter())))
     link = store.link(key, seconds=LINK_SECONDS, file_name=file_name)
     blocks = _held_back(_stored_blocks(store, key))

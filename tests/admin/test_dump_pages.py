@@ -439,6 +439,14 @@ def test_verify_and_drill_queue_a_run_and_lead_to_it(pages):
     assert "Verification #" in page
 
 
+def test_who_may_not_see_runs_stays_on_the_page_of_the_dump(pages):
+    client = pages.client("view_dump", "create_dump")
+    dump = pages.made_dump()
+    answer = client.post(address("verify", dump))
+    assert answer["Location"] == address("change", dump)
+    assert RestoreRun.objects.get().kind == Kind.VERIFY
+
+
 def test_f61_a_pinned_dump_is_not_deleted_until_it_is_unpinned(pages):
     client = pages.client("view_dump", "delete_dump")
     dump = stored(pages)
@@ -552,7 +560,9 @@ def downloaded(client, dump, form):
     assert answer.status_code == 200
     assert "no-store" in answer["Cache-Control"]
     assert answer["Content-Disposition"].startswith('attachment; filename="')
-    assert dump.key.replace("/", "_") in answer["Content-Disposition"]
+    name = dump.key.replace("/", "_").removesuffix(".dump")
+    ending = ".pg_restore.dump" if form == "archive" else ".dump"
+    assert f'filename="{name}{ending}"' in answer["Content-Disposition"]
     return answer
 
 
