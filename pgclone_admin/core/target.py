@@ -297,6 +297,12 @@ class Target:
                 made.enter_context(dropped_on_error(server, copied.database))
                 post = copied.database.oid
             parked = self.mark(names.parked, MarkKind.PARKED, source, becomes=becomes, copy=post)
+            if request.swap_patience > 0:
+                # What is noted during the swap may be seen after it only.
+                self.reporter.note(
+                    "swapping as soon as nobody is in the way, which is waited for at most "
+                    f"{request.swap_patience:g} s"
+                )
             self.reporter.phase(Phase.SWAPPING)
             swapped = swap(
                 SwapRequest(
