@@ -41,16 +41,21 @@ SAME_HOSTS = {"localhost": "127.0.0.1", "::1": "127.0.0.1"}
 OVERRIDABLE = {"HOST", "PORT", "USER", "PASSWORD", "OPTIONS"}
 
 
-def settings_of(alias: str) -> dict[str, Any]:
-    """The settings that the connection ``alias`` really uses, also in a test run.
-
-    :class:`~pgclone_admin.core.errors.UnknownDatabase` when there is none, or no PostgreSQL.
-    """
+def require_alias(alias: str) -> None:
+    """:class:`~pgclone_admin.core.errors.UnknownDatabase` when the settings have none of it."""
     if alias not in connections.databases:
         known = ", ".join(sorted(connections.databases))
         raise UnknownDatabase(
             f'there is no database "{alias}" in DATABASES', hint=f"There is: {known}."
         )
+
+
+def settings_of(alias: str) -> dict[str, Any]:
+    """The settings that the connection ``alias`` really uses, also in a test run.
+
+    :class:`~pgclone_admin.core.errors.UnknownDatabase` when there is none, or no PostgreSQL.
+    """
+    require_alias(alias)
     if connections[alias].vendor != "postgresql":
         raise UnknownDatabase(f'the database "{alias}" is not a PostgreSQL database')
     configured: dict[str, Any] = copy.deepcopy(connections[alias].settings_dict)

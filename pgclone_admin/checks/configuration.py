@@ -12,11 +12,13 @@ from django.core import checks
 from django.core.checks import CheckMessage, Error, Tags, register
 
 from ..core.errors import PgcloneError
+from ..databases import require_alias
 from ..hooks import HookSpec, Stage, load_hooks
 from ..hooks.anonymize import unanonymized_fields
 from ..hooks.anonymizing import AnonymizeHook
 from ..options import HOOK_LISTS, Arguments, configuration_names, declared_hooks, resolve
 from ..services.anonymity import require_anonymizing
+from ..services.dumps import excluded_models
 from ..settings import VERSION_1_HOOK_SETTINGS, Settings, settings
 
 
@@ -35,11 +37,16 @@ def check_old_setting_names(**_kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def check_settings(**_kwargs: Any) -> list[CheckMessage]:
-    """Every setting can be read, every configuration too, and every hook in them exists."""
+    """Every setting can be read, every configuration too, and what they name exists: databases,
+    models and hooks."""
     messages: list[CheckMessage] = []
     for name, attribute in vars(Settings).items():
         if isinstance(attribute, property):
             _collect(messages, lambda name=name: getattr(settings, name), "pgclone_admin.E003")
+    if messages:
+        return messages
+    _collect(messages, lambda: require_alias(settings.database), "pgclone_admin.E003")
+    _collect(messages, lambda: excluded_models(settings.exclude), "pgclone_admin.E003")
     if messages:
         return messages
     for option in HOOK_LISTS:
@@ -118,8 +125,10 @@ def check_kept_apps(**_kwargs: Any) -> list[CheckMessage]:
 def _load(config: str | None, verb: str) -> None:
     """Values of parameters that are not there yet are given by who asks for a run."""
     options = resolve(Arguments(config=config), verb=verb)
+    require_alias(options.database)
     load = partial(load_hooks, params=options.hook_params, for_a_look=True)
     if verb == "dump":
+        excluded_models(options.exclude)
         load(options.pre_dump_hooks, stage=Stage.PRE_DUMP)
         return
     hooks = load(options.pre_swap_hooks)

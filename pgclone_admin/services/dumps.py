@@ -8,6 +8,7 @@ from functools import partial
 
 from django.apps import apps
 from django.db import connections
+from django.db.models import Model
 
 from .. import __version__
 from ..core.dump import DumpLabels, DumpRequest, take_dump
@@ -81,17 +82,21 @@ def ready_hooks(options: Options) -> list[AnyHook]:
     return hooks
 
 
-def _tables(alias: str, labels: Sequence[str]) -> list[str]:
-    """The tables of models, quoted as Django quotes them; :class:`UnknownModel` for no model."""
-    quote = connections[alias].ops.quote_name
-    tables = []
+def excluded_models(labels: Sequence[str]) -> list[type[Model]]:
+    """The models with these labels; :class:`UnknownModel` for no model."""
+    models = []
     for label in labels:
         try:
-            model = apps.get_model(label)
+            models.append(apps.get_model(label))
         except (LookupError, ValueError) as error:
             raise UnknownModel(
                 f'there is no model "{label}" to exclude',
                 hint="A model is named app_label.ModelName. Nothing was dumped.",
             ) from error
-        tables.append(quote(model._meta.db_table))
-    return tables
+    return models
+
+
+def _tables(alias: str, labels: Sequence[str]) -> list[str]:
+    """The tables of models, quoted as Django quotes them."""
+    quote = connections[alias].ops.quote_name
+    return [quote(model._meta.db_table) for model in excluded_models(labels)]

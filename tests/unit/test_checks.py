@@ -58,6 +58,26 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         "PGCLONE_REVERSIBLE has to be of type bool",
     ),
     "codec": ({"PGCLONE_COMPRESSION": "lz4"}, "E003", "PGCLONE_COMPRESSION cannot be 'lz4'"),
+    "alias of no database": (
+        {"PGCLONE_DATABASE": "nope"},
+        "E003",
+        'there is no database "nope" in DATABASES',
+    ),
+    "model that does not exist": (
+        {"PGCLONE_EXCLUDE": ["auth.User", "shop.Nope"]},
+        "E003",
+        'there is no model "shop.Nope" to exclude',
+    ),
+    "alias of no database in a configuration": (
+        {"PGCLONE_CONFIGS": {"nightly": {"database": "nope"}}},
+        "E004",
+        'there is no database "nope" in DATABASES',
+    ),
+    "model that does not exist in a configuration": (
+        {"PGCLONE_CONFIGS": {"nightly": {"exclude": ["shop.Nope"]}}},
+        "E004",
+        'there is no model "shop.Nope" to exclude',
+    ),
     "unknown key": (
         {"PGCLONE_CONFIGS": {"nightly": {"--file": "x"}}},
         "E004",
