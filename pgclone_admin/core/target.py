@@ -249,7 +249,7 @@ class Target:
                     "What was restored is held: swap it in later, in the admin or with pgclone "
                     "swap, and the -d, -c, --reversible and hooks that this restore had."
                 )
-            error.hint = f"{error.hint} {told}" if error.hint else told
+            error.hint = f"{told} {error.hint}" if error.hint else told
 
         try:
             # There may be no other connection to be had, which can be why the swap has failed.
