@@ -20,7 +20,7 @@ from .core.parked import replaced_by_swap
 from .core.preflight import Check, RestoreNames
 from .core.programs import choose_program
 from .core.progress import SilentReporter
-from .core.restore import local_source
+from .core.restore import SEE_LOCAL, local_source
 from .core.server import Server
 from .core.sessions import sessions_in
 from .core.space import Space, check_limit, check_room_for_copy, check_size_is_known, spaces
@@ -183,7 +183,7 @@ def make_plan(
         plan.lose(gone_after(server, names, [names.temporary, names.beside]))
     try:
         if isinstance(key, LocalKey):
-            source = server.existing(local_source(key, request.live))
+            source = server.existing(local_source(key, request.live), hint=SEE_LOCAL)
             plan.restored_size = server.sizes(source.oid).get(source.oid)
             plan.taken_from = "a database of the same server"
             _compare_migrations(plan, request, server, applied_in(server, source), "it")

@@ -161,7 +161,7 @@ def restore_local(
 
     def build(server: Server, _model: Database, mark: Mark) -> tuple[Database, LoadReport]:
         reporter.phase(Phase.COPYING)
-        local = server.existing(name)
+        local = server.existing(name, hint=SEE_LOCAL)
         names = RestoreNames(request.live, request.beside)
         check_room_for_copy(server, names, local.name, "temporary", request.most_bytes)
         copied = copy_database(
@@ -176,6 +176,9 @@ def restore_local(
 
     name = local_source(key, request.live)
     return _restore(request, str(key), build, reporter, pre_swap_hooks, parked_as=MarkKind.UNDO)
+
+
+SEE_LOCAL = "See what there is with: pgclone ls --local"
 
 
 def local_source(key: LocalKey, live: str) -> str:

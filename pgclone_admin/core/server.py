@@ -132,12 +132,14 @@ class Server:
         found = self._databases("d.datname = %s", [name])
         return found[0] if found else None
 
-    def existing(self, name: str) -> Database:
-        """The database ``name``; :class:`UnknownDatabase` when there is none."""
+    def existing(self, name: str, *, hint: str | None = None) -> Database:
+        """The database ``name``; :class:`UnknownDatabase` with the ``hint`` when there is none."""
         check_database_name(name)
         database = self.database(name)
         if database is None:
-            raise UnknownDatabase(f'there is no database "{name}" on {self.params.where}')
+            raise UnknownDatabase(
+                f'there is no database "{name}" on {self.params.where}', hint=hint
+            )
         return database
 
     def default_model(self) -> Database:

@@ -543,8 +543,9 @@ def test_hooks_run_on_a_restored_local_copy_and_not_on_the_copy_itself(make_site
 def test_a_local_copy_that_does_not_exist_is_an_error(make_site):
     site = make_site(empty=True)
     for key in (":pre", ":undo", ":nobody knows"):
-        with unchanged(site), pytest.raises(UnknownDatabase, match="there is no database"):
+        with unchanged(site), pytest.raises(UnknownDatabase, match="there is no database") as told:
             restore(site, key)
+        assert "pgclone ls --local" in told.value.hint
 
 
 def test_a_database_cannot_be_restored_from_itself(make_site):
