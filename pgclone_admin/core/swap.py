@@ -54,6 +54,9 @@ ANSWERS_WITHIN = 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 """Seconds between two attempts, in which others get their turn."""
 
+NOTE_EVERY = 10.0
+"""Seconds between two notes of what is in the way: it is the same one for most of the time."""
+
 
 @dataclass(frozen=True)
 class SwapResult:
@@ -129,7 +132,7 @@ def swap(
         stack.callback(keeper.leave)
         keeper.prepare()
         deadline = keeper.gives_up_at = time.monotonic() + request.patience
-        pause = FIRST_PAUSE
+        pause, noted_at = FIRST_PAUSE, -NOTE_EVERY
         attempts = 1
         while True:
             reporter.check()
@@ -143,7 +146,9 @@ def swap(
             except _MayPass as busy:
                 if time.monotonic() + pause > deadline:
                     raise busy.error from busy.error.__cause__
-                reporter.note(f"{busy.error}; trying again")
+                if time.monotonic() > noted_at + NOTE_EVERY:
+                    noted_at = time.monotonic()
+                    reporter.note(f"{busy.error}; trying again")
             finally:
                 keeper.let_go()
             time.sleep(pause)
