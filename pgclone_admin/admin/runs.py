@@ -16,6 +16,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from ..core.errors import PgcloneError
 from ..core.marks import MarkKind
+from ..core.restore import NOT_NOW
 from ..databases import replaceable_alias
 from ..models import REPLACING, Dump, Kind, LocalDatabase, RestoreRun, Status
 from ..services import actors, lost
@@ -159,7 +160,8 @@ def held_of(run: RestoreRun) -> str | None:
     """The page to swap in what a restore has made that was held, as long as it is."""
     if run.kind != Kind.RESTORE or run.started_at is None or run.finished_at is None:
         return None
-    if run.status == Status.SUCCEEDED and not (run.options.get("variant") or {}).get("hold"):
+    was_asked_for = (run.options.get("variant") or {}).get("hold")
+    if not was_asked_for and run.error_code not in {error.code for error in NOT_NOW}:
         return None
     made_within = run.started_at - timedelta(seconds=1), run.finished_at
     for database in _marked(run, MarkKind.HELD):

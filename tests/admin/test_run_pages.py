@@ -595,6 +595,7 @@ def test_the_page_of_a_restore_that_is_held_leads_to_its_swap_and_to_no_other(pa
         {"finished_at": now - timedelta(seconds=5)},
         {"started_at": now + timedelta(seconds=5)},
         {"kind": Kind.DRILL},
+        {"error_code": "hook_failed"},
     ):
         assert url not in shown(client, pages.run(**{**failed, **changed}))
 
