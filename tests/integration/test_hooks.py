@@ -122,7 +122,8 @@ def test_what_a_hook_says_is_reported_line_by_line(here, hook):
 
     reporter = restored(dump().key, hook("talk", talk))
     start = reporter.notes.index("running the hook talk")
-    assert reporter.notes[start + 1 : -1] == [
+    end = next(n for n, note in enumerate(reporter.notes) if note.startswith("the hook talk took"))
+    assert reporter.notes[start + 1 : end] == [
         "  by its stdout",
         "  by its stderr",
         "  by print",
