@@ -15,7 +15,7 @@ from typing import Any, TextIO, cast
 import psycopg2
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ...core.errors import Cancelled, PgcloneError, UsageError
+from ...core.errors import PgcloneError, UsageError
 from ...core.findings import Level
 from ...core.recovery import Outcome
 from ...core.refusals import refused
@@ -73,7 +73,7 @@ class Command(BaseCommand):
             # The reader has seen enough. Python would flush the closed pipe once more at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(READER_GONE)
-        except (KeyboardInterrupt, Cancelled):
+        except KeyboardInterrupt:
             reporter.close()
             self.stderr.write("cancelled")
             sys.exit(INTERRUPTED)
