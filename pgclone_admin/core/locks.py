@@ -21,12 +21,13 @@ HELD = "locktype = 'advisory' AND classid::bigint = %s AND objsubid = 2 AND gran
 
 
 def take_lock(server: Server, database: str, *, exclusive: bool) -> None:
-    """Holds the lock of the live database until this connection is closed.
+    """Holds the lock of the live database until the block of this connection ends.
 
     :class:`Conflict` when somebody has it whom it cannot be shared with.
     """
     suffix = "" if exclusive else "_shared"
     lock = [LOCK_SPACE, _lock_number(database)]
+    server.has_locks = True
     is_ours = server.value(f"SELECT pg_try_advisory_lock{suffix}(%s, %s)", lock)
     if is_ours and not _is_locked_elsewhere(server, database, exclusive=exclusive):
         return

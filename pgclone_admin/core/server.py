@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
@@ -40,6 +40,8 @@ class Server:
     def __init__(self, params: ConnectionParams, connection: Connection) -> None:
         self.params = params
         self.connection = connection
+        self.has_locks = False
+        """Whether there are advisory locks to give back."""
 
     @classmethod
     @contextmanager
@@ -59,6 +61,11 @@ class Server:
                 if milliseconds is not None:
                     server.execute("SELECT set_config(%s, %s, false)", [setting, str(milliseconds)])
             yield server
+            if server.has_locks:
+                # Whoever comes next would be turned away until the server has noticed that the
+                # connection is closed.
+                with suppress(psycopg2.Error):
+                    server.execute("SELECT pg_advisory_unlock_all()")
 
     def connect_in_time(
         self, params: ConnectionParams, seconds: float, *, autocommit: bool = True

@@ -10,6 +10,7 @@ import time
 import psycopg2
 import pytest
 
+from pgclone_admin.core.connection import ConnectionParams
 from pgclone_admin.core.errors import (
     ConfigurationError,
     Conflict,
@@ -404,6 +405,21 @@ def test_a_lock_counts_for_sites_with_another_maintenance_database(pg):
             take_lock(one, "db", exclusive=True)
     finally:
         pg.drop_database(other)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_lock_is_given_back_before_its_connection_is_closed(pg, monkeypatch, exclusive):
+    """A server notices only a moment later that a connection was closed."""
+    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    params = pg.params("postgres")
+    with connected(pg) as looking, contextlib.closing(params.connect()) as staying:
+        monkeypatch.setattr(
+            ConnectionParams, "session", lambda *_, **__: contextlib.nullcontext(staying)
+        )
+        with Server.connected(params) as server:
+            take_lock(server, "db", exclusive=exclusive)
+            assert looking.value(held) == 1
+        assert looking.value(held) == 0
 
 
 def test_a_lost_lock_is_noticed(pg):
