@@ -56,11 +56,6 @@ def _is_locked_elsewhere(server: Server, database: str, *, exclusive: bool) -> b
     return bool(rows)
 
 
-def release_locks(server: Server) -> None:
-    """Gives every lock of :func:`take_lock` back, while the connection stays."""
-    server.execute("SELECT pg_advisory_unlock_all()")
-
-
 def is_locked(server: Server, database: str | None = None) -> bool:
     """Whether somebody else holds the lock of a live database, or of any on this server.
 

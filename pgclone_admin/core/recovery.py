@@ -17,7 +17,7 @@ import psycopg2
 
 from .connection import ConnectionParams
 from .errors import Conflict, PgcloneError
-from .locks import is_locked, release_locks, take_lock
+from .locks import is_locked, take_lock
 from .marks import LOCAL_COPIES, NEW_DATABASE_NAME, Database, Mark, MarkKind
 from .names import UNFINISHED_ROLES, role_of
 from .own_databases import drop_abandoned, drop_marked
@@ -93,7 +93,7 @@ def recover_databases(request: RecoveryRequest) -> Iterator[Recovered]:
                 yield from recovery.marked_databases()
                 yield from recovery.sessions_of_children()
                 # The rest takes a while, and no dump should be turned away for it.
-                release_locks(server)
+                server.release_locks()
             yield from recovery.new_databases()
     except psycopg2.Error as error:
         raise refused(error) from error

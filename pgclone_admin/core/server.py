@@ -65,7 +65,11 @@ class Server:
                 # Whoever comes next would be turned away until the server has noticed that the
                 # connection is closed.
                 with suppress(psycopg2.Error):
-                    server.execute("SELECT pg_advisory_unlock_all()")
+                    server.release_locks()
+
+    def release_locks(self) -> None:
+        """Gives every advisory lock back, while the connection stays."""
+        self.execute("SELECT pg_advisory_unlock_all()")
 
     def connect_in_time(
         self, params: ConnectionParams, seconds: float, *, autocommit: bool = True
