@@ -239,12 +239,13 @@ def _passfile(password: str) -> Iterator[str]:
     escaped = password.replace("\\", "\\\\").replace(":", "\\:")
     with ExitStack() as stack:
         with room_for("the file with the password"):
-            # Unbuffered: what found no room would be written once more when the file is closed.
             file = stack.enter_context(
-                tempfile.NamedTemporaryFile("wb", buffering=0, prefix=own_prefix(), suffix=PASSFILE)
+                tempfile.NamedTemporaryFile(prefix=own_prefix(), suffix=PASSFILE)
             )
-            Path(file.name).chmod(0o600)
-            file.write(f"*:*:*:*:{escaped}\n".encode())
+            path = Path(file.name)
+            path.chmod(0o600)
+            # Not through ``file``: what found no room would be written again when it is closed.
+            path.write_bytes(f"*:*:*:*:{escaped}\n".encode())
         yield file.name
 
 
