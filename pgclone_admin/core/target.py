@@ -11,13 +11,7 @@ import psycopg2
 
 from .connection import ConnectionParams
 from .copy import copy_database, load_from_database
-from .errors import (
-    INTERRUPTIONS,
-    Conflict,
-    DatabaseProtected,
-    HookFailed,
-    PgcloneError,
-)
+from .errors import INTERRUPTIONS, Conflict, DatabaseProtected, HookFailed, PgcloneError
 from .judge import LoadReport, Tolerated
 from .kept import Keeping
 from .kept_definitions import Agreed, put_definitions
@@ -219,15 +213,13 @@ class Target:
 
     def set_aside(self, temporary: Database, name: str, kind: MarkKind) -> None:
         """Keeps a finished database under another name instead of swapping it in."""
-        mark = replace(require_mark(temporary), name=name, kind=kind)
-        if kind is MarkKind.HELD:
-            mark = self._held(temporary)
+        mark = self._finished(temporary, name, kind)
         mark_and_rename(self.server, temporary.name, mark, replaces=self.checks.replaces(name))
 
-    def _held(self, temporary: Database) -> Mark:
-        becomes = MarkKind.PRE if self.request.reversible else ""
-        mark = require_mark(temporary)
-        return replace(mark, name=self.names.held, kind=MarkKind.HELD, becomes=becomes)
+    def _finished(self, temporary: Database, name: str, kind: MarkKind) -> Mark:
+        comes_back = kind is MarkKind.HELD and self.request.reversible
+        becomes = MarkKind.PRE if comes_back else ""
+        return replace(require_mark(temporary), name=name, kind=kind, becomes=becomes)
 
     def hold_for_later(self, temporary: Database, error: PgcloneError) -> None:
         """Keeps as held what is finished, but could not be swapped in: hours of work.
@@ -244,7 +236,8 @@ class Target:
             except DatabaseProtected as refused:
                 told = f"What was restored is dropped, as it cannot be held: {refused.message}."
             else:
-                mark_and_rename(server, name, self._held(temporary), replaces=())
+                held = self._finished(temporary, names.held, MarkKind.HELD)
+                mark_and_rename(server, name, held, replaces=())
                 told = (
                     "What was restored is held: swap it in later, in the admin or with pgclone "
                     "swap, and the -d, -c, --reversible and hooks that this restore had."
