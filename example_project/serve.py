@@ -30,7 +30,8 @@ class Site:
     """The site on a port of this machine and a ``qcluster``, with an account to log in."""
 
     def __init__(self, environment: dict[str, str], port: int = 0) -> None:
-        self.port = port or _free_port()
+        self.port = port
+        """0 until it runs, where any free one will do."""
         self.password = secrets.token_urlsafe(9)
         self._has_account = False
         self._environment = environment
@@ -44,6 +45,7 @@ class Site:
     def running(self) -> Iterator[None]:
         """Both processes, for the length of the block."""
         self.make_account()
+        self.port = self.port or _free_port()
         try:
             self._start("the worker", "qcluster")
             self._start("the site", "runserver", "--noreload", f"127.0.0.1:{self.port}")
