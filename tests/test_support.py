@@ -128,6 +128,21 @@ def test_an_own_server_can_be_killed_and_comes_back(own_pg):
     assert not path.exists()
 
 
+def told_before_it_was_ended(script, how):
+    """The words of the first line that a process of the tests has printed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        told = process.stdout.readline().split()
+        process.send_signal(how)
+        process.wait(timeout=30)
+    return told
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_no_server_survives_the_test_process(how):
@@ -143,17 +158,8 @@ def test_no_server_survives_the_test_process(how):
         time.sleep(600)
         """
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        pid, path = process.stdout.readline().split()
-        process.send_signal(how)
-        process.wait(timeout=30)
-        assert processes.wait_gone(int(pid), 15)
+    pid, path = told_before_it_was_ended(script, how)
+    assert processes.wait_gone(int(pid), 15)
     until = time.monotonic() + 10
     while Path(path).exists() and time.monotonic() < until:
         time.sleep(0.05)
@@ -175,18 +181,9 @@ def test_no_command_and_nothing_below_it_survives_the_test_process():
         time.sleep(600)
         """
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        pids = [int(pid) for pid in process.stdout.readline().split()]
-        process.kill()
-        process.wait(timeout=30)
-        assert len(pids) == 2
-        assert all(processes.wait_gone(pid, 15) for pid in pids)
+    pids = [int(pid) for pid in told_before_it_was_ended(script, signal.SIGKILL)]
+    assert len(pids) == 2
+    assert all(processes.wait_gone(pid, 15) for pid in pids)
 
 
 # -- databases ------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 import pytest
 
@@ -10,6 +11,7 @@ from pgclone_admin.core.locks import take_lock
 from pgclone_admin.core.programs import choose_program, open_flaws
 from pgclone_admin.core.server import Server
 from tests.support.places import no_database_is_made
+from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -351,6 +353,17 @@ def test_a_plan_tells_that_what_a_hook_has_failed_on_is_dropped(project):
         assert planned(project, key, *arguments)["drops"] == [temporary]
     project.pgclone("restore", key, "--to", ":look").ok()
     assert planned(project, key)["drops"] == []
+
+
+def test_a_plan_leaves_out_what_another_restore_builds_just_now(project):
+    key = project.pgclone("dump").ok().lines[0]
+    running = project.start_pgclone("restore", key, "--pre-swap-hook", "hang_hook")
+    wait_until((project.folder / "hook-hangs").exists, 30)
+    plan = planned(project, key)
+    running.signal(signal.SIGINT)
+    running.wait(20)
+    assert plan["drops"] == []
+    assert any("is running" in warning for warning in plan["warnings"])
 
 
 @pytest.mark.parametrize(
