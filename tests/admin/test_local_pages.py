@@ -88,6 +88,9 @@ def test_only_databases_with_our_mark_are_shown(pages):
     assert "pretends" not in text
     assert "copy, of another site (their_site)" in text
     assert [len(links(text, page)) for page in ("restore", "swap", "drop")] == [1, 1, 3]
+    # Whoever hears the links alone knows of which database each one is.
+    for label in ("Revert… :pre", "Drop… :pre", "Swap in… :held", "Drop… :held"):
+        assert f'aria-label="{label}"' in text
 
 
 def test_a_list_of_many_needs_a_fixed_number_of_queries(pages, django_assert_max_num_queries):

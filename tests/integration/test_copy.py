@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 
 from pgclone_admin.core import own_databases
+from pgclone_admin.core.copy import copy_database
 from pgclone_admin.core.errors import (
     Conflict,
     DatabaseProtected,
@@ -123,6 +124,22 @@ def test_end_sessions_sends_everybody_away_and_takes_the_fast_way(any_pg, make_s
     assert not result.piped
     assert same(site, "fast")
     assert len(errors) >= 5
+
+
+def test_a_copy_that_nobody_is_in_the_way_of_needs_no_other_connection(make_site):
+    """Which is not to be had here; and no thread ends in a traceback."""
+    site = make_site()
+    with connected(site.server) as server:
+        alone = Server(server.params.with_dbname("there is none"), server.connection)
+        made = copy_database(
+            alone,
+            server.existing(site.name),
+            mark(f"{site.name}_copy", of=site.name, kind="copy"),
+            SilentReporter(),
+            end_sessions=True,
+        )
+    assert not made.piped
+    assert same(site, f"{site.name}_copy")
 
 
 def test_end_sessions_with_a_superuser_connected_ends_nobody(make_site):

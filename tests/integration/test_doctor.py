@@ -485,3 +485,6 @@ def test_what_temporary_tables_lie_in_is_nothing_that_a_restore_gives_back(site)
         assert wrong(examine(site)) == []
     assert site.run("SELECT count(*) > 0 FROM pg_namespace WHERE nspname ~ '^pg_temp_'")[0][0]
     assert wrong(examine(site)) == []
+    with site.server.held_session(site.name, "postgres") as session, session.cursor() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE theirs (id serial)")
+        assert "owners" not in [each.about for each in wrong(examine(site))]

@@ -129,6 +129,7 @@ def test_a_reversible_swap_keeps_what_was_and_what_was_held(site, key):
 def test_whether_a_swap_is_reversible_is_asked_when_it_is_made(site, key):
     site.pgclone("restore", key, "--hold", "--reversible").ok()
     assert list(local(site)) == [":held"]
+    assert '"becomes": "pre"' in site.server.comment(held_name(site))
     site.pgclone("swap").ok()
     assert local(site) == {}
     site.pgclone("restore", key, "--hold").ok()
@@ -175,6 +176,7 @@ def test_what_a_site_was_too_busy_for_is_held_for_another_try(site, key):
     assert "error: kept tables could not be locked" in failed.stderr
     assert "What was restored is held: swap it in later, in the admin or with" in failed.stderr
     assert local(site) == {":held": ("held", key)}
+    assert '"becomes": "pre"' in site.server.comment(held_name(site))
     held = site.server.oid(held_name(site))
     log_in(site, "ada")
     site.pgclone("swap", "--reversible").ok()

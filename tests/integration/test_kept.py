@@ -16,11 +16,12 @@ from pgclone_admin.core.kept import Keeping, KeptName
 from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.names import TableName, derived_name
 from pgclone_admin.core.progress import Phase, SilentReporter
+from pgclone_admin.core.restore import swap_held
 from pgclone_admin.core.server import Server
 from pgclone_admin.core.swap import SwapRequest, swap
 from tests.support.counting_proxy import CountingProxy
 
-from .operations import drop, labelled, restore, swapped, take, temporary, unchanged
+from .operations import drop, labelled, request, restore, swapped, take, temporary, unchanged
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -292,7 +293,8 @@ def test_a_writer_that_ends_in_time_only_delays_the_swap(kept_site):
         _live, _parked, result = swapped(site, made, keeping=KEEPING, reporter=reporter)
         timer.join()
     assert result.attempts > 1
-    assert any("trying again" in note for note in reporter.notes)
+    # What stays in the way is told once for all attempts of ten seconds.
+    assert len([note for note in reporter.notes if "trying again" in note]) == 1
     assert site.run("SELECT urgent FROM queue WHERE id = 1") == [(True,)]
     drop(site, "swap")
 
@@ -715,6 +717,31 @@ def test_too_many_connections_are_called_so(kept_site, storage_root):
         restore(site, key, storage_root, keeping=KEEPING)
     assert "CONNECTION LIMIT" in raised.value.hint
     assert "PASSWORD" not in raised.value.hint
+
+
+def test_a_result_is_held_over_the_connection_that_there_is_where_no_other_is_to_be_had(
+    kept_site, storage_root
+):
+    site = kept_site
+    key = take(site, storage_root)
+    live, limit = site.oid, "ALTER ROLE app CONNECTION LIMIT"
+    try:
+        with pytest.raises(ServerUnavailable, match="too many connections") as raised:
+            restore(
+                site,
+                key,
+                storage_root,
+                keeping=KEEPING,
+                hooks=lambda _name: site.server.admin(f"{limit} 1"),
+                swap_patience=1,
+            )
+    finally:
+        site.server.admin(f"{limit} -1")
+    assert raised.value.hint.startswith("What was restored is held: swap it in later")
+    assert site.oid == live
+    held = site.server.oid(derived_name(site.name, "held"))
+    swap_held(request(site, keeping=KEEPING), SilentReporter())
+    assert site.oid == held
 
 
 # -- restores --------------------------------------------------------------------------------------

@@ -138,6 +138,11 @@ def test_an_event_belongs_to_one_run():
 # -- the rest
 
 
+def test_a_run_names_from_where_and_to_where_as_far_as_there_is_such_a_thing():
+    assert str(make_run(key="a/dump", target="shop")).endswith(" a/dump → shop")
+    assert str(make_run(kind=Kind.VERIFY, key="a/dump", target="")).endswith(" a/dump")
+
+
 def test_a_configuration_is_as_strict_as_one_in_the_settings():
     Configuration.objects.create(name="a", exclude={"auth.User": 1})
     with pytest.raises(ConfigurationError, match='"exclude" of the configuration "a"'):

@@ -124,4 +124,7 @@ def test_a_refresh_without_tables_says_what_to_do(office):
     completed = office.pgclone("refresh").failed(1)
     assert 'relation "pgclone_admin_dump" does not exist' in completed.stderr
     assert "hint: Its tables are made by: manage.py migrate" in completed.stderr
+    locked_out = office.pgclone("refresh", database=office.databases(PASSWORD="wrong")).failed(1)
+    assert "password authentication failed" in locked_out.stderr
+    assert "manage.py migrate" not in locked_out.stderr
     assert "Traceback" not in completed.stderr

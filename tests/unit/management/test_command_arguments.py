@@ -98,6 +98,15 @@ def test_the_age_of_leftovers_is_in_hours(argv: tuple[str, ...], hours: float) -
     assert parse("recover", *argv)["older_than"] == timedelta(hours=hours)
 
 
+@pytest.mark.parametrize("hours", ["x", "-1", "inf", "1e9"])
+def test_an_age_that_is_no_number_of_hours_is_told_so(
+    hours: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse("recover", f"--older-than={hours}")
+    assert f"argument --older-than: '{hours}' is no number of hours" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", ["ls", "dump", "restore", "recover", "doctor"])
 def test_without_flags_everything_is_left_open(verb: str) -> None:
     assert arguments(verb) == Arguments()
