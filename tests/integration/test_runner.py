@@ -31,10 +31,11 @@ from pgclone_admin.core.marks import Mark
 from pgclone_admin.core.progress import SilentReporter
 from pgclone_admin.core.recovery import Outcome
 from pgclone_admin.core.server import Server
+from pgclone_admin.databases import maintenance_params
 from pgclone_admin.identity import is_gone, own_process, worker_name
 from pgclone_admin.models import Configuration, Dump, Kind, RestoreRun, RunEvent, Status
 from pgclone_admin.options import Arguments, resolve
-from pgclone_admin.services import copies, dumps, lost, requests, restores, run_control
+from pgclone_admin.services import copies, dumps, fate, lost, requests, restores, run_control
 from pgclone_admin.services.actors import Actor
 from pgclone_admin.services.recovery import recover_stored
 from pgclone_admin.services.refresh import refresh
@@ -410,6 +411,25 @@ def test_a_run_of_a_process_that_is_gone_is_lost_at_once(office):
     (event,) = run.events.filter(level=RunEvent.Level.AUDIT)
     assert (event.person, event.text) == ("ada", "marked as lost: its process is gone")
     assert lost.sweep(ADA) == []
+
+
+def test_a_run_is_given_up_though_its_server_breaks_off_while_it_is_asked(office, monkeypatch):
+    with Server.connected(maintenance_params("default")) as server:
+        where = {"system_identifier": server.system_identifier, "live_oid": office.oid}
+    run = running(office, of_another_process(2**22 + 1), kind=Kind.RESTORE, **where)
+
+    def break_off(server, _live):
+        office.server.admin(
+            "SELECT pg_terminate_backend(%s)", (server.connection.info.backend_pid,)
+        )
+        return False
+
+    monkeypatch.setattr(fate, "is_locked", break_off)
+    (swept,) = lost.sweep(ADA)
+    assert swept.run == run
+    run.refresh_from_db()
+    # Nobody can tell whether it had swapped.
+    assert run.error == "the worker did not finish it: its process is gone"
 
 
 def test_what_a_run_that_is_heard_of_has_stored_is_kept(office, tmp_path):
