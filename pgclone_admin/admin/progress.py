@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from ..hooks.running import BEGINS, ENDED, FAILED_AFTER, TOOK
 from ..models import Dump, Run, RunEvent, Status
 from ..queue import NOT_QUEUED
+from ..services.run_control import TOO_LATE
 from . import formats
 
 LOG_LINES = 400
@@ -158,6 +159,11 @@ class Progress:
         return formats.duration((timezone.now() - heard).total_seconds())
 
     @property
+    def is_stoppable(self) -> bool:
+        """Whether it is not yet too late to cancel it."""
+        return self.run.is_active and self.run.phase not in TOO_LATE
+
+    @property
     def offer(self) -> str:
         """What a person may want to do about a run that does not go on."""
         if self.run.is_silent:
@@ -173,6 +179,7 @@ class Progress:
             "bytes_total": self.run.bytes_total,
             "announcement": self.announcement,
             "offer": self.offer,
+            "stoppable": self.is_stoppable,
             "parts": {
                 part: render_to_string(f"pgclone_admin/run_{part}.html", {"progress": self})
                 for part in PARTS

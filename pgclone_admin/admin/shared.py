@@ -221,8 +221,8 @@ class ReadingAdmin(BaseAdmin):
 
     def buttons_of(
         self, request: HttpRequest, progress: Progress, cancel: str
-    ) -> list[tuple[str, str]]:
-        """Addresses and labels of the buttons that this person may press now."""
+    ) -> list[tuple[str, str, str]]:
+        """Names, addresses and labels of the buttons that this person may press now."""
         run, user = progress.run, request.user
         is_own = run.requested_by == user.get_username()
         found = []
@@ -230,10 +230,10 @@ class ReadingAdmin(BaseAdmin):
             found.append(("requeue", _("Queue it again")))
         if progress.offer == GIVE_UP and user.has_perm(CANCEL):
             found.append(("give_up", _("Mark as lost")))
-        is_stoppable = run.is_active and run.phase not in run_control.TOO_LATE
-        if is_stoppable and not run.cancel_requested and (is_own or user.has_perm(CANCEL)):
+        may_cancel = not run.cancel_requested and (is_own or user.has_perm(CANCEL))
+        if progress.is_stoppable and may_cancel:
             found.append(("cancel", cancel))
-        return [(self.own_url(page, run.pk), label) for page, label in found]
+        return [(page, self.own_url(page, run.pk), label) for page, label in found]
 
     def requeue(self, request: HttpRequest, run: Run) -> None:
         require(request, needed_for(run))

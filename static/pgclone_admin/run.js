@@ -115,6 +115,10 @@
             announcement.textContent = told.announcement;
             document.title = told.announcement + title;
         }
+        // Not by loading anew: that could come in the middle of the swap.
+        for (const each of document.querySelectorAll("[data-button=cancel]")) {
+            each.hidden = !told.stoppable;
+        }
         const now = [told.status, told.phase, told.bytes_done].join(" ");
         pause = now === before ? Math.min(pause * 1.3, LONGEST) : FIRST;
         before = now;

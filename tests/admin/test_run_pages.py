@@ -493,6 +493,7 @@ def test_f60_the_live_log_of_a_run_is_for_who_may_see_it(pages):
         "bytes_total",
         "announcement",
         "offer",
+        "stoppable",
         "parts",
     }
 
@@ -569,6 +570,9 @@ def test_cancel_is_offered_as_long_as_it_is_not_too_late(pages, phase):
     run = running(pages, phase=phase)
     page = shown(pages.client("view_restorerun", "cancel_run"), run)
     assert ("Cancel this" in page) is (phase == "restoring")
+    # And the script of a page that was there before takes it away.
+    told = pages.client("view_restorerun").get(address("progress", run)).json()
+    assert told["stoppable"] is (phase == "restoring")
 
 
 def test_the_page_of_a_restore_that_is_held_leads_to_its_swap_and_to_no_other(pages):

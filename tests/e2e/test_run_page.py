@@ -44,6 +44,11 @@ from pgclone_admin.models import *
 RestoreRun.objects.get().events.create(text="  %s")
 """
 
+SWAP = """
+from pgclone_admin.models import *
+RestoreRun.objects.update(phase="swapping")
+"""
+
 END = """
 from pgclone_admin.models import *
 RestoreRun.objects.get().move("failed", error="it broke", error_code="hook_failed")
@@ -91,6 +96,13 @@ def test_keyboard_and_position_stay_and_the_end_is_heard(
         wait_for(lambda: is_shown("the second after"))
         assert focused(browser).get_attribute("id") == OUTPUT
         assert script(f"return document.getElementById('{OUTPUT}').scrollTop") == 40
+
+        cancel = browser.find_element(By.XPATH, "//button[starts-with(., 'Cancel this')]")
+        assert cancel.is_displayed()
+        shell(SWAP)
+        # It is too late then, and nothing else on the page goes.
+        wait_for(lambda: not cancel.is_displayed())
+        assert focused(browser).get_attribute("id") == OUTPUT
 
         script(
             "window.isOld = true; window.heard = [];"
